@@ -1,0 +1,82 @@
+"""From decoded NumPy columns to Arrow: the only place where FlowBatches are built."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from appliance.schema import ADDRESS
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(slots=True)
+class Column:
+    """One column: ``values`` and, where some rows have none, ``valid`` (bool, True = present).
+
+    ``values`` is a 1-D ndarray of the column's dtype; or uint8 ``(n, 16)`` for addresses; or a
+    ready ``pa.Array`` (strings, binaries, lists, maps), which carries its own nulls.
+    """
+
+    values: NDArray[Any] | pa.Array
+    type: pa.DataType
+    valid: Mask | None = None
+
+
+@dataclass(slots=True)
+class Columns:
+    """``n`` decoded rows of one batch: named columns, and the datagram that each row is from."""
+
+    datagram: NDArray[np.int64]
+    """``int64 (n,)``: index of the row's datagram in the DatagramBatch."""
+    source: NDArray[np.int64]
+    """``int64 (n,)``: the row's source (see decode.sources)."""
+    columns: dict[str, Column] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.datagram)
+
+    def set(
+        self,
+        name: str,
+        values: NDArray[Any] | pa.Array,
+        type_: pa.DataType,
+        valid: Mask | None = None,
+    ) -> None:
+        """Set column ``name``; replaces what was there."""
+        self.columns[name] = Column(values, type_, valid)
+
+
+def to_arrow(column: Column) -> pa.Array:
+    """Arrow array of ``column``, sharing its memory where the dtype already fits."""
+    values = column.values
+    if isinstance(values, pa.Array):
+        return values
+    n = len(values)
+    validity = None
+    nulls = 0
+    if column.valid is not None:
+        nulls = n - int(np.count_nonzero(column.valid))
+        if nulls:
+            validity = pa.py_buffer(np.packbits(column.valid, bitorder="little"))
+    if column.type == ADDRESS:
+        data = pa.py_buffer(np.ascontiguousarray(values, np.uint8))
+        storage = pa.Array.from_buffers(pa.binary(16), n, [validity, data], nulls)
+        return pa.ExtensionArray.from_storage(ADDRESS, storage)
+    if pa.types.is_boolean(column.type):
+        data = pa.py_buffer(np.packbits(np.asarray(values, np.bool_), bitorder="little"))
+    else:
+        data = pa.py_buffer(np.ascontiguousarray(values, column.type.to_pandas_dtype()))
+    return pa.Array.from_buffers(column.type, n, [validity, data], nulls)
+
+
+def record_batch(columns: dict[str, Column]) -> pa.RecordBatch:
+    """A RecordBatch of ``columns``, in their order."""
+    return pa.RecordBatch.from_arrays(
+        [to_arrow(c) for c in columns.values()],
+        schema=pa.schema([pa.field(name, c.type) for name, c in columns.items()]),
+    )
