@@ -1,0 +1,217 @@
+"""The receiving thread: sockets of some shards in, their journals out.
+
+It does as little as possible: wait, let datagrams gather for some milliseconds (fewer wake-ups are
+most of what receiving costs), let the kernel write them into the journal, account for them. It
+neither decodes nor allocates, so that a slow stage behind it never costs a datagram while the
+journal has room.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from appliance.journal.block import SO_RXQ_OVFL, Block
+from appliance.journal.journal import Journal
+from appliance.receive import tcp
+from appliance.receive.recvmmsg import receive
+
+log = logging.getLogger(__name__)
+
+GATHER_SECONDS = 0.005
+"""How long datagrams gather after a wake-up; the receive buffer must hold as much."""
+SESSION_IDLE_NS = 30 * 60 * 1_000_000_000
+MAX_SESSIONS = 4096
+
+
+@dataclass(slots=True)
+class Intake:
+    """One UDP socket of one shard, and what came through it."""
+
+    listener: str
+    sock: socket.socket
+    journal: Journal
+    datagrams: int = 0
+    bytes: int = 0
+    kernel_dropped: int = 0
+    """The kernel's count for the socket since it was made (SO_RXQ_OVFL), as last seen."""
+    dropped_before: int = 0
+    """That count when this process took the socket over."""
+
+
+@dataclass(slots=True)
+class StreamIntake:
+    """A listening TCP socket for IPFIX."""
+
+    listener: str
+    sock: socket.socket
+    journal: Journal
+    proxy_protocol: bool
+    datagrams: int = 0
+    bytes: int = 0
+    sessions_refused: int = 0
+    framing_errors: int = 0
+    ended: deque[tuple[int, int]] = field(default_factory=deque)
+    """(journal position, session): sessions that ended, for the decoder to forget."""
+
+
+class Receiver(threading.Thread):
+    """Receives until :meth:`stop`; one a worker process."""
+
+    def __init__(
+        self,
+        intakes: list[Intake],
+        streams: list[StreamIntake] | None = None,
+        make_room: Callable[[int], int] | None = None,
+        notify: Callable[[], None] = lambda: None,
+    ) -> None:
+        super().__init__(name="receive", daemon=True)
+        self.intakes = intakes
+        self.streams = streams or []
+        self.sessions: dict[int, tuple[tcp.Session, StreamIntake]] = {}
+        self._make_room = make_room
+        self._notify = notify
+        self._numbers = tcp.session_numbers()
+        self._wake_read, self._wake_write = os.pipe()
+        self._stopping = False
+        self.stalls = 0
+        """Times that no journal block was to be had; the kernel's buffer held the datagrams."""
+        self.error: BaseException | None = None
+
+    def stop(self) -> None:
+        """Finish the batch at hand and end; what is left stays in the sockets."""
+        self._stopping = True
+        os.write(self._wake_write, b"x")
+        if self.is_alive():
+            self.join()
+
+    def run(self) -> None:
+        """Thread body."""
+        try:
+            self._loop()
+        except BaseException as error:
+            log.exception("receiving failed")
+            self.error = error
+            self._notify()
+        finally:
+            os.close(self._wake_read)
+            os.close(self._wake_write)
+            for session, _ in self.sessions.values():
+                session.sock.close()
+
+    def _loop(self) -> None:
+        poller = select.epoll()
+        poller.register(self._wake_read, select.EPOLLIN)
+        by_fd: dict[int, Intake] = {i.sock.fileno(): i for i in self.intakes}
+        listening = {s.sock.fileno(): s for s in self.streams}
+        for fd in (*by_fd, *listening):
+            poller.register(fd, select.EPOLLIN)
+        while not self._stopping:
+            busy = False
+            for fd, events in poller.poll(1.0):
+                if fd in by_fd:
+                    busy = self._drain(by_fd[fd]) or busy
+                elif fd in listening:
+                    self._accept(listening[fd], poller)
+                elif fd in self.sessions:
+                    busy = self._stream(fd, events) or busy
+            self._expire_sessions()
+            if busy:
+                self._notify()
+                time.sleep(GATHER_SECONDS)
+        poller.close()
+
+    def _block(self, journal: Journal) -> Block | None:
+        try:
+            block = journal.open_block()
+        except OSError as error:
+            log.error("journal: %s", error)
+            if self._make_room is not None:
+                self._make_room(journal.geometry.size)
+            block = None
+        if block is None:
+            self.stalls += 1
+            time.sleep(GATHER_SECONDS)  # the kernel's buffer holds, and counts what it cannot
+        return block
+
+    def _drain(self, intake: Intake) -> bool:
+        """Take all that waits in one socket, but not for ever: at most one block."""
+        journal, fd = intake.journal, intake.sock.fileno()
+        left = journal.geometry.slots
+        while left > 0:
+            block = self._block(journal)
+            if block is None:
+                return False
+            first, room = block.count, min(block.room(), left)
+            taken = receive(fd, block.message_address(first), room)
+            if taken:
+                journal.received(block, taken)
+                self._count(intake, block, first, taken)
+                left -= taken
+            if taken < room:
+                break
+        return True
+
+    @staticmethod
+    def _count(intake: Intake, block: Block, first: int, taken: int) -> None:
+        intake.datagrams += taken
+        lengths = block.messages["length"][first : first + taken]
+        intake.bytes += int(lengths.sum(dtype=np.int64))
+        last = block.control[first + taken - 1]
+        if last["drops_type"] == SO_RXQ_OVFL:
+            intake.kernel_dropped = int(last["drops"])
+
+    def _accept(self, stream: StreamIntake, poller: select.epoll) -> None:
+        while (s := tcp.accept(stream.sock, next(self._numbers), stream.proxy_protocol)) is not None:
+            if len(self.sessions) >= MAX_SESSIONS:
+                stream.sessions_refused += 1
+                s.sock.close()
+                continue
+            self.sessions[s.fileno()] = (s, stream)
+            poller.register(s.fileno(), select.EPOLLIN)
+
+    def _stream(self, fd: int, events: int) -> bool:
+        session, stream = self.sessions[fd]
+        try:
+            for _ in range(64):
+                size = session.ready()
+                if not size:
+                    # the exporter closed within a message: SO_RCVLOWAT never wakes us for that
+                    if events & (select.EPOLLHUP | select.EPOLLERR | select.EPOLLRDHUP):
+                        raise EOFError
+                    return True
+                block = self._block(stream.journal)
+                if block is None:
+                    return False
+                taken = session.read_into(block, size)
+                if taken:
+                    stream.journal.received(block, taken)
+                    stream.datagrams += taken
+                    stream.bytes += size
+        except (EOFError, ConnectionError):
+            self._end(fd)
+        except tcp.FramingError as error:
+            stream.framing_errors += 1
+            log.warning("%s: session %d ended: %s", stream.listener, session.number, error)
+            self._end(fd)
+        return True
+
+    def _end(self, fd: int) -> None:
+        session, stream = self.sessions.pop(fd)
+        session.sock.close()
+        stream.ended.append((stream.journal.position, session.number))
+
+    def _expire_sessions(self) -> None:
+        if self.sessions:
+            horizon = time.monotonic_ns() - SESSION_IDLE_NS
+            for fd in [fd for fd, (s, _) in self.sessions.items() if s.last_ns < horizon]:
+                self._end(fd)

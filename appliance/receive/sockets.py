@@ -1,0 +1,118 @@
+"""The sockets of a listener: made here, or handed over by the service manager."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import socket
+from dataclasses import dataclass
+
+from appliance.receive import steer
+
+log = logging.getLogger(__name__)
+
+SO_RXQ_OVFL = 40
+SO_TIMESTAMPNS = 35
+SO_RCVBUFFORCE = 33
+SO_REUSEPORT = 15
+
+
+class ListenError(Exception):
+    """A listener cannot be opened; the text says which, why, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a listener listens. ``transport`` is ``udp`` or ``tcp``."""
+
+    transport: str
+    address: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return f"{self.transport}://{host}:{self.port}"
+
+    @property
+    def family(self) -> socket.AddressFamily:
+        version = ipaddress.ip_address(self.address).version
+        return socket.AF_INET6 if version == 6 else socket.AF_INET
+
+
+def open_group(endpoint: Endpoint, shards: int, receive_buffer: int) -> list[socket.socket]:
+    """One UDP socket a shard, all bound to ``endpoint``, steered by the exporter's address.
+
+    ``receive_buffer``: bytes asked of the kernel for each socket. A listener on ``::`` takes IPv4
+    too. Raises ListenError.
+    """
+    opened: list[socket.socket] = []
+    try:
+        for _ in range(shards):
+            opened.append(_udp(endpoint))
+        prepare_group(opened, receive_buffer)
+    except OSError as error:
+        for sock in opened:
+            sock.close()
+        raise ListenError(_explain(endpoint, error)) from error
+    return opened
+
+
+def prepare_group(group: list[socket.socket], receive_buffer: int) -> None:
+    """Set what does not survive in, or was not set on, sockets that were handed over."""
+    for sock in group:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        sock.setsockopt(socket.SOL_SOCKET, SO_RXQ_OVFL, 1)
+        set_receive_buffer(sock, receive_buffer)
+    if len(group) > 1:
+        steer.attach(group[0], len(group))
+
+
+def set_receive_buffer(sock: socket.socket, size: int) -> int:
+    """Force the receive buffer past net.core.rmem_max where allowed; returns bytes granted."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, size)
+    except PermissionError:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+    granted = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
+    if granted < size:
+        log.debug("receive buffer: %d of %d bytes granted", granted, size)
+    return granted
+
+
+def _udp(endpoint: Endpoint) -> socket.socket:
+    sock = socket.socket(endpoint.family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, SO_REUSEPORT, 1)
+        if endpoint.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.bind((endpoint.address, endpoint.port))
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def open_tcp(endpoint: Endpoint) -> socket.socket:
+    """The listening socket of an IPFIX listener over TCP. Raises ListenError."""
+    sock = socket.socket(endpoint.family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if endpoint.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.bind((endpoint.address, endpoint.port))
+        sock.listen(1024)
+        sock.setblocking(False)
+    except OSError as error:
+        sock.close()
+        raise ListenError(_explain(endpoint, error)) from error
+    return sock
+
+
+def _explain(endpoint: Endpoint, error: OSError) -> str:
+    remedy = {
+        98: "another program has this port: stop it (ss -lunp shows it) or choose another port",
+        99: "this machine has no such address: use one of its own, or :: for all",
+        13: "ports below 1024 need CAP_NET_BIND_SERVICE: choose another port",
+    }.get(error.errno or 0, "see the error")
+    return f"cannot listen on {endpoint}: {error.strerror}; {remedy}"

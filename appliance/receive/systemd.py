@@ -1,0 +1,53 @@
+"""The service manager's side: notification, sockets handed over, the file-descriptor store.
+
+sd_notify(3), sd_listen_fds(3) and systemd.service(5), FileDescriptorStoreMax=, in a few lines.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+
+FIRST_FD = 3
+
+
+def notify(*lines: str, fds: tuple[int, ...] = ()) -> bool:
+    """Tell the service manager, e.g. ``READY=1``; False when there is none."""
+    path = os.environ.get("NOTIFY_SOCKET")
+    if not path:
+        return False
+    address = "\0" + path[1:] if path.startswith("@") else path
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        sock.sendmsg(["\n".join(lines).encode()], control, 0, address)
+    return True
+
+
+def store(name: str, sock: socket.socket) -> bool:
+    """Keep ``sock`` in the file-descriptor store, so that it outlives this process.
+
+    Names may have no colon (sd_notify(3), FDNAME=); the caller's name comes back by
+    :func:`listen_fds`.
+    """
+    return notify("FDSTORE=1", f"FDNAME={name}", fds=(sock.fileno(),))
+
+
+def forget(name: str) -> bool:
+    """Remove all descriptors of ``name`` from the store."""
+    return notify("FDSTOREREMOVE=1", f"FDNAME={name}")
+
+
+def listen_fds() -> list[tuple[str, socket.socket]]:
+    """The sockets handed over at start, with their names; takes them from the environment."""
+    pid = os.environ.pop("LISTEN_PID", "")
+    count = int(os.environ.pop("LISTEN_FDS", "0") or 0)
+    names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
+    if pid != str(os.getpid()):
+        return []
+    handed = []
+    for i in range(count):
+        fd = FIRST_FD + i
+        os.set_inheritable(fd, False)
+        handed.append((names[i] if i < len(names) else "", socket.socket(fileno=fd)))
+    return handed
