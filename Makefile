@@ -36,7 +36,7 @@ $(STAMP)-venv:
 $(STAMP)-runtime: $(STAMP)-venv requirements/runtime.txt requirements/build.txt pyproject.toml
 	@echo "== installing what the collector needs into $(VENV)"
 	@$(PIP) install --quiet --require-hashes -r requirements/build.txt -r requirements/runtime.txt
-	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@PYTHONWARNINGS=ignore $(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(STAMP)-dev: $(STAMP)-runtime requirements/dev.txt

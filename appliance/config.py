@@ -1,0 +1,228 @@
+"""Reading the configuration: from a TOML file to a :class:`Config`, or to errors with a remedy."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from appliance.config_locate import Key, lines
+from appliance.config_model import (
+    Address,
+    Api,
+    Config,
+    Exporter,
+    Limits,
+    Listener,
+    Network,
+)
+
+__all__ = [
+    "Address",
+    "Api",
+    "Config",
+    "ConfigError",
+    "ConfigInvalid",
+    "Exporter",
+    "Limits",
+    "Listener",
+    "Network",
+    "check",
+    "default",
+    "load",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigError:
+    """One thing that is wrong, and what to do about it."""
+
+    file: Path
+    line: int
+    """From 1; 0 where it is not a matter of one line."""
+    key: str
+    """Dotted path such as ``listener[2].port``; empty for the file as a whole."""
+    problem: str
+    remedy: str
+
+    def __str__(self) -> str:
+        """``tandem.toml:7: receive.batch: 0 is below 1; use at least 1``."""
+        where = f"{self.file}:{self.line}: " if self.line else f"{self.file}: "
+        return where + (f"{self.key}: " if self.key else "") + f"{self.problem}; {self.remedy}"
+
+
+class ConfigInvalid(Exception):  # noqa: N818 - an outcome with all its errors, not one error
+    """A file that cannot be used; ``errors`` has at least one entry."""
+
+    def __init__(self, errors: list[ConfigError]) -> None:
+        super().__init__("\n".join(str(e) for e in errors))
+        self.errors = errors
+
+
+def default() -> Config:
+    """What holds without any file."""
+    return Config()
+
+
+def check(path: Path | str) -> list[ConfigError]:
+    """All that is wrong with the file ``path``; empty if it can be used."""
+    try:
+        load(path)
+    except ConfigInvalid as invalid:
+        return invalid.errors
+    return []
+
+
+def load(path: Path | str) -> Config:
+    """The configuration in the file ``path``; raises :class:`ConfigInvalid`.
+
+    Relative paths in the file are relative to the folder that it is in.
+    """
+    path = Path(path)
+    text = _read(path)
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigInvalid([_syntax(path, text, error)]) from None
+    try:
+        config = Config.model_validate(values, context={"base": path.absolute().parent})
+    except ValidationError as error:
+        where = lines(text)
+        details = error.errors(include_url=False)
+        errors = [_explain(path, where, d) for d in details]
+        raise ConfigInvalid(sorted(errors, key=lambda e: e.line)) from None
+    missing = [
+        ConfigError(
+            path,
+            lines(text).get(("elements", "files", i), 0),
+            f"elements.files[{i + 1}]",
+            f"there is no file {file}",
+            "correct the path; it is relative to the folder of this file",
+        )
+        for i, file in enumerate(config.elements.files)
+        if not file.is_file()
+    ]
+    if missing:
+        raise ConfigInvalid(missing)
+    return config
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except FileNotFoundError:
+        problem, remedy = "there is no such file", "correct the path, or leave it out for defaults"
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigInvalid(
+            [ConfigError(path, line, "", "not UTF-8 text", "save it as UTF-8")]
+        ) from None
+    except OSError as error:
+        problem, remedy = f"cannot be read: {error.strerror}", "correct its owner or permissions"
+    raise ConfigInvalid([ConfigError(path, 0, "", problem, remedy)])
+
+
+def _syntax(path: Path, text: str, error: tomllib.TOMLDecodeError) -> ConfigError:
+    message = str(error)
+    match = re.search(r" \(at (?:line (\d+), column (\d+)|end of document)\)$", message)
+    line = text.count("\n") + 1
+    if match:
+        message = message[: match.start()]
+        line = int(match[1]) if match[1] else line
+    remedy = 'texts need quotes: name = "value"' if "Invalid value" in message else "correct it"
+    return ConfigError(path, line, "", f"not TOML: {message}", remedy)
+
+
+def _explain(path: Path, where: dict[Key, int], detail: ErrorDetails) -> ConfigError:
+    loc = detail["loc"]
+    problem, remedy = _words(detail)
+    line = next((where[loc[:n]] for n in range(len(loc), 0, -1) if loc[:n] in where), 0)
+    return ConfigError(path, line, _dotted(loc), problem, remedy)
+
+
+def _dotted(loc: Key) -> str:
+    """A path as users count: the second listener is ``listener[2]``."""
+    text = ""
+    for part in loc:
+        text += f"[{part + 1}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+_BOUNDS = {
+    "greater_than_equal": ("is below {ge}", "use {ge} or more"),
+    "greater_than": ("is not above {gt}", "use more than {gt}"),
+    "less_than_equal": ("is above {le}", "use {le} or less"),
+}
+_TYPES = {
+    "int_type": "use a whole number, without quotes",
+    "int_from_float": "use a whole number",
+    "float_type": "use a number, without quotes",
+    "bool_type": "use true or false, without quotes",
+    "string_type": "use a text, in quotes",
+    "tuple_type": "use a list, in square brackets",
+    "model_type": "use a table with keys",
+}
+
+
+def _words(detail: ErrorDetails) -> tuple[str, str]:
+    """Problem and remedy of one validation error."""
+    kind, value = detail["type"], detail["input"]
+    context = detail.get("ctx", {})
+    if kind == "tandem":
+        return str(context["problem"]), str(context["remedy"])
+    if kind == "extra_forbidden":
+        return "unknown key", _meant(detail["loc"])
+    if kind == "missing":
+        return "missing", "add it"
+    if kind == "literal_error":
+        return f"{value!r} is not known", f"use {context['expected']}"
+    if kind in _BOUNDS:
+        problem, remedy = _BOUNDS[kind]
+        return f"{value!r} {problem.format(**context)}", remedy.format(**context)
+    if kind in _TYPES:
+        if kind in ("tuple_type", "model_type"):
+            return f"{value!r} is not enough here", _tables(detail["loc"])
+        return f"{value!r} is of the wrong type", _TYPES[kind]
+    return detail["msg"], "correct it"
+
+
+def _tables(loc: Key) -> str:
+    field = Config.model_fields.get(str(loc[0])) if len(loc) == 1 else None
+    if field is not None and loc[0] in ("listener", "exporter"):
+        return f"write it as [[{loc[0]}]], with two brackets"
+    if field is not None and loc[0] != "allow":
+        return f"write it as [{loc[0]}], with its keys below"
+    return "use a list, in square brackets"
+
+
+def _meant(loc: Key) -> str:
+    """The remedy for an unknown key: the nearest known one, or where it belongs."""
+    name = str(loc[-1])
+    known = _keys(loc[:-1])
+    near = difflib.get_close_matches(name, known, 1, 0.6)
+    if near:
+        return f"did you mean {near[0]}?"
+    if len(loc) > 1 and name in Config.model_fields:
+        return f"{name} belongs at the top of the file, before the first [table]"
+    for table, field in Config.model_fields.items():
+        model = field.annotation
+        if isinstance(model, type) and issubclass(model, BaseModel) and name in model.model_fields:
+            return f"{name} belongs in [{table}]"
+    return f"known here: {', '.join(known)}"
+
+
+def _keys(loc: Key) -> list[str]:
+    """The keys that the table at ``loc`` can have."""
+    tables: dict[str, type[BaseModel]] = {"listener": Listener, "exporter": Exporter}
+    if not loc:
+        return list(Config.model_fields)
+    name = str(loc[0])
+    model = tables.get(name) or Config.model_fields[name].annotation
+    assert isinstance(model, type)
+    assert issubclass(model, BaseModel)
+    return list(model.model_fields)
