@@ -40,12 +40,7 @@ def summary(loaded: Config) -> list[tuple[str, str]]:
     sampled = sum(e.sampling_rate is not None for e in loaded.exporter)
     return [
         ("node", f"{loaded.node.name}, data in {loaded.data_dir}"),
-        (
-            "listens",
-            ", ".join(
-                f"{one.transport} {_socket(one.address, one.port)}" for one in loaded.listener
-            ),
-        ),
+        ("listens", ", ".join(listens)),
         ("accepts", ", ".join(map(str, loaded.allow)) or "any exporter"),
         (
             "workers",
