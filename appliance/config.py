@@ -96,20 +96,37 @@ def load(path: Path | str) -> Config:
         details = error.errors(include_url=False)
         errors = [_explain(path, where, d) for d in details]
         raise ConfigInvalid(sorted(errors, key=lambda e: e.line)) from None
-    missing = [
+    errors = _element_files(path, lines(text), config)
+    if errors:
+        raise ConfigInvalid(errors)
+    return config
+
+
+def _element_files(path: Path, where: dict[Key, int], config: Config) -> list[ConfigError]:
+    """What is wrong with the files of information elements that the configuration names."""
+    files = config.elements.files
+    errors = [
         ConfigError(
             path,
-            lines(text).get(("elements", "files", i), 0),
+            where.get(("elements", "files", i), 0),
             f"elements.files[{i + 1}]",
             f"there is no file {file}",
             "correct the path; it is relative to the folder of this file",
         )
-        for i, file in enumerate(config.elements.files)
+        for i, file in enumerate(files)
         if not file.is_file()
     ]
-    if missing:
-        raise ConfigInvalid(missing)
-    return config
+    if files and not errors:
+        # decoding is not needed to read a configuration without such files
+        from appliance.decode.elements import Registry, RegistryError
+
+        try:
+            Registry.load(files)
+        except RegistryError as error:
+            problem, _, remedy = str(error).rpartition("; ")
+            line = where.get(("elements", "files"), 0)
+            errors.append(ConfigError(path, line, "elements.files", problem, remedy))
+    return errors
 
 
 def _read(path: Path) -> str:

@@ -34,6 +34,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from appliance.decode.limits import Limits as DecoderLimits
+
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
@@ -223,7 +225,8 @@ class Journal(Table):
     """``[journal]``: raw datagrams that are not yet safely stored."""
 
     max_bytes: Size = Field(default=4 * 2**30, ge=2**24)
-    """Bytes over all shards; beyond them datagrams are dropped, and counted."""
+    """Bytes over all shards; beyond them datagrams wait in the kernel's buffer, and those that find
+    it full are dropped and counted."""
 
 
 class Store(Table):
@@ -240,21 +243,38 @@ class Store(Table):
 
 
 class Limits(Table):
-    """``[limits]``: what one exporter, or all, can make this node keep in memory."""
+    """``[limits]``: what one exporter, or all, can make this node keep in memory.
+
+    What goes beyond a limit is counted, and the ledger says whose it was.
+    """
 
     exporters: int = Field(default=65536, ge=1, le=2**24)
-    domains: int = Field(default=256, ge=1, le=2**20)
-    """Observation domains an exporter."""
-    templates: int = Field(default=4096, ge=1, le=2**20)
-    """Templates an exporter, all domains; the one unused for longest makes room."""
-    options: int = Field(default=65536, ge=1, le=2**24)
-    """Names and sampling rates an exporter, learnt from options data."""
+    """Exporters that are told apart; further ones share one row."""
+    domains_per_exporter: int = Field(default=256, ge=1, le=2**20)
+    """Observation domains that are told apart; further ones share one."""
+    templates_per_exporter: int = Field(default=4096, ge=1, le=2**20)
+    """Templates of all its domains; the one unused for longest makes room."""
+    templates: int = Field(default=400_000, ge=1, le=2**24)
+    """Templates of all exporters."""
+    options_per_exporter: int = Field(default=65536, ge=1, le=2**24)
+    """Names and sampling rates learnt from options data."""
+    held_bytes_per_exporter: Size = Field(default=4 * 2**20, ge=0)
+    """Bytes of datagrams that wait for their templates."""
     held_bytes: Size = Field(default=256 * 2**20, ge=0)
-    """Bytes of datagrams, of all exporters, that wait for their templates."""
-    held_bytes_exporter: Size = Field(default=4 * 2**20, ge=0)
-    """The same of one exporter."""
+    """The same of all exporters."""
     hold_seconds: float = Field(default=1800, ge=0, le=86400)
     """How long a datagram waits for its template before it is a named loss."""
+
+    def decoder(self) -> DecoderLimits:
+        """The same for the decoder, which knows no configuration."""
+        return DecoderLimits(
+            templates_per_exporter=self.templates_per_exporter,
+            templates=self.templates,
+            held_bytes_per_exporter=self.held_bytes_per_exporter,
+            held_bytes=self.held_bytes,
+            held_ns=int(self.hold_seconds * 1e9),
+            options_per_exporter=self.options_per_exporter,
+        )
 
 
 class Exporter(Table):

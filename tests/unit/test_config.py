@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from appliance.cli.config import config as config_command
 from appliance.config import Config, ConfigError, ConfigInvalid, check, default, load
 from appliance.config_locate import lines
+from appliance.decode.limits import Limits as DecoderLimits
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def test_an_empty_file_means_the_defaults(write: Any) -> None:
 
 
 def test_every_table_of_the_file_arrives_typed(write: Any, tmp_path: Path) -> None:
-    (tmp_path / "own.csv").write_text("")
+    (tmp_path / "own.csv").write_text("pen,id,name,type\n64999,1,colour,unsigned8\n")
     loaded = load(
         write(
             """
@@ -144,6 +145,20 @@ def test_two_listeners_cannot_want_the_same_port(write: Any) -> None:
     apart = '[[listener]]\naddress = "127.0.0.1"\nport = 1\n[[listener]]\n'
     assert check(write(apart + 'address = "::1"\nport = 1')) == []
     assert check(write(apart + 'transport = "tcp"\nport = 1')) == []
+
+
+def test_a_wrong_file_of_elements_is_named_with_its_line(write: Any, tmp_path: Path) -> None:
+    own = tmp_path / "own.csv"
+    own.write_text("pen,id,name,type\n64999,1,colour,unsigned9\n")
+    error = only(check(write('[elements]\nfiles = ["own.csv"]')))
+    assert (error.line, error.key) == (2, "elements.files")
+    assert f"{own}:2: type 'unsigned9'" in error.problem
+
+
+def test_the_limits_reach_the_decoder(write: Any) -> None:
+    limits = load(write("[limits]\nhold_seconds = 2\ntemplates_per_exporter = 7")).limits.decoder()
+    assert (limits.held_ns, limits.templates_per_exporter) == (2 * 10**9, 7)
+    assert default().limits.decoder() == DecoderLimits()
 
 
 def test_an_exporter_is_described_once(write: Any) -> None:
