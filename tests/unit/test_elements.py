@@ -83,6 +83,31 @@ def test_the_reverse_of_an_element_is_a_reverse_column(registry: Registry):
     )
 
 
+@pytest.mark.parametrize(
+    ("id_", "pen", "name"),
+    [
+        (40005, 0, "nselFirewallEvent"),  # Cisco ASA
+        (45000, 9, "applicationCategoryName"),  # 0x8000 + 12232: NBAR in v9
+        (57591, 35632, "L7_PROTO_NAME"),  # 57472 + 119: nProbe in v9
+        (56701, 0, "appId"),  # Palo Alto
+    ],
+)
+def test_v9_has_field_types_of_vendors_that_ipfix_has_not(
+    registry: Registry, id_: int, pen: int, name: str
+):
+    found = registry.get(0, id_, v9=True)
+    assert found is not None
+    assert (found.pen, found.name) == (pen, name)
+    assert registry.get(0, id_) is None
+
+
+def test_tunnelled_tuples_of_vendors_fill_the_inner_columns(registry: Registry):
+    for pen, id_, column in ((6876, 881, "inner_src_addr"), (35632, 117, "inner_dst_port")):
+        found = registry.get(pen, id_)
+        assert found is not None
+        assert found.column == column
+
+
 def test_a_user_file_adds_and_overrides_elements(tmp_path: Path):
     path = user_file(
         tmp_path,

@@ -32,9 +32,8 @@ from appliance.schema import ABSTRACT_TYPES, REVERSE_PREFIX, column_type
 
 REVERSE_PEN = 29305
 """RFC 5103, section 6.1: element ``id`` under this number is the reverse of IANA's ``id``."""
-CISCO_PEN = 9
-ENTERPRISE_BIT = 0x8000
-"""Of a field specifier's id in IPFIX. v9 has no enterprise numbers, but Cisco sets it there too."""
+V9_RANGES = ((57472, 35632), (0x8000, 9))
+"""v9 has no enterprise numbers, so ntop and Cisco add this to the ids of theirs (first, pen)."""
 
 DATA = Path(__file__).parent / "data"
 REQUIRED = ("pen", "id", "name", "type")
@@ -70,6 +69,8 @@ def snake_case(name: str) -> str:
     """
     for word, regular in _UNUSUAL.items():
         name = name.replace(word, regular)
+    if name.isupper():
+        name = name.lower()
     return _BOUNDARY.sub("_", name).strip("_").lower()
 
 
@@ -102,18 +103,16 @@ class Registry:
     def get(self, pen: int, id: int, v9: bool = False) -> Element | None:  # noqa: A002
         """The element, or None where no file names it.
 
-        ``v9``: the number is a field type of NetFlow v9. Those above 32767 are Cisco's: a few of
-        their own, the others its IPFIX elements with the enterprise bit set.
+        ``v9``: the number is a field type of NetFlow v9.
         """
         if pen == REVERSE_PEN:
             return self._reverse(id)
-        if v9 and pen == 0:
-            found = self._v9.get(id)
-            if found is None and id & ENTERPRISE_BIT:
-                return self._elements.get((CISCO_PEN, id & ~ENTERPRISE_BIT))
-            if found is not None:
-                return found
-        return self._elements.get((pen, id))
+        if v9 and id in self._v9:
+            return self._v9[id]
+        found = self._elements.get((pen, id))
+        for first, owner in V9_RANGES if v9 else ():
+            found = found or self._elements.get((owner, id - first))
+        return found
 
     def _reverse(self, number: int) -> Element | None:
         forward = self._elements.get((0, number))
