@@ -1,0 +1,51 @@
+"""The application: its routes, its errors, and what it holds while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+import appliance
+from api import health, node, problems
+from api.gate import Gate
+from api.node_file import Watcher
+from appliance.config import Config
+
+DESCRIPTION = """What a node of Tandem knows: its state, its ledger, and the flow records it stores.
+
+Times are nanoseconds since the epoch, or ISO 8601 text in parameters. Byte and packet counts are
+scaled by the sampling rate where it is known; rows whose rate is unknown are marked. Every error is
+a problem document (RFC 9457)."""
+
+
+def create_app(config: Config) -> FastAPI:
+    """The application for the node that ``config`` describes."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        api = config.api
+        app.state.config = config
+        app.state.watcher = Watcher(config.data_dir)
+        app.state.queries = Gate("query", api.concurrent_queries, api.query_seconds)
+        app.state.reads = Gate("read", 2, api.query_seconds)
+        app.state.watcher.start()
+        yield
+        app.state.watcher.stop()
+        app.state.queries.close()
+        app.state.reads.close()
+
+    app = FastAPI(
+        title="Tandem",
+        version=appliance.__version__,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        # the bundled pages of documentation fetch scripts from elsewhere; a node may be offline
+        docs_url=None,
+        redoc_url=None,
+    )
+    problems.install(app)
+    for part in (health, node):
+        app.include_router(part.router)
+    return app

@@ -1,0 +1,67 @@
+"""Slow work, a bounded number at a time and for a bounded time, off the event loop.
+
+Health checks are answered by the loop itself, so whatever queries do, they are not kept waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
+from typing import TypeVar
+
+from api.problems import Problem
+
+T = TypeVar("T")
+
+
+class Gate:
+    """Runs at most ``width`` calls at once; others wait their turn, up to ``seconds``."""
+
+    def __init__(self, name: str, width: int, seconds: float) -> None:
+        self._seconds = seconds
+        self._free = asyncio.Semaphore(width)
+        self._pool = ThreadPoolExecutor(width, thread_name_prefix=name)
+
+    async def run(self, work: Callable[[], T], interrupt: Callable[[], None]) -> T:
+        """``work()`` in a thread; ``interrupt`` is called to end it when its time is over.
+
+        Raises a problem if there is no turn in time, or no result. A turn is given back only when
+        the work has really ended.
+        """
+        try:
+            await asyncio.wait_for(self._free.acquire(), self._seconds)
+        except TimeoutError:
+            raise Problem(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "busy",
+                "Too many queries",
+                f"no turn within {self._seconds:g} s: other queries are running",
+                headers={"Retry-After": str(max(1, round(self._seconds)))},
+            ) from None
+        task = asyncio.get_running_loop().run_in_executor(self._pool, work)
+        task.add_done_callback(self._ended)
+        try:
+            return await asyncio.wait_for(asyncio.shield(task), self._seconds)
+        except TimeoutError:
+            interrupt()
+            raise Problem(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "query-timeout",
+                "The query took too long",
+                f"ended after {self._seconds:g} s; ask for a shorter time range or a narrower "
+                "filter, or raise api.query_seconds",
+            ) from None
+        except asyncio.CancelledError:
+            interrupt()  # the client has gone
+            raise
+
+    def _ended(self, task: asyncio.Future[T]) -> None:
+        self._free.release()
+        if not task.cancelled():
+            task.exception()  # seen: an interrupted query ends with an error that nobody awaits
+
+    def close(self) -> None:
+        """Let no further work begin."""
+        self._pool.shutdown(wait=False, cancel_futures=True)

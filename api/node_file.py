@@ -1,0 +1,149 @@
+"""``node.json``: what the supervisor writes each second about the node, and whether it is well."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+NODE_FILE = "node.json"
+STALE_SECONDS = 5.0
+"""The supervisor writes each second; after this long without, it hangs or is dead."""
+
+
+class _Part(BaseModel):
+    # a newer collector may say more than this API knows
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Worker(_Part):
+    """A worker process."""
+
+    pid: int = Field(examples=[4712])
+    shards: tuple[int, ...] = Field(examples=[[0, 1, 2, 3]])
+
+
+class ListenerState(_Part):
+    """A listener, with what came through it since the node started."""
+
+    address: str = Field(examples=["::"])
+    port: int = Field(examples=[2055])
+    transport: str = Field(examples=["udp"])
+    datagrams: int = Field(0, examples=[1203400])
+    bytes: int = Field(0, examples=[1732896000])
+    kernel_dropped: int = Field(0, examples=[0])
+    """Datagrams that found the socket's buffer full."""
+
+
+class Shard(_Part):
+    """A shard's journal, and whether its ledger balances."""
+
+    shard: int = Field(examples=[0])
+    journal_position: int = Field(0, examples=[1203400])
+    """Datagrams received since the shard was made."""
+    journal_bytes: int = Field(0, examples=[16777216])
+    lag_datagrams: int = Field(0, examples=[118])
+    """Datagrams received and not yet stored."""
+    balanced: bool = True
+    """Whether received = stored + named losses, for each exporter."""
+    imbalances: tuple[str, ...] = ()
+
+
+class NodeDocument(_Part):
+    """A node: its processes, listeners and shards, about a second ago at most."""
+
+    node: str = Field(examples=["tandem-1"])
+    version: str = Field("", examples=["0.1.0"])
+    pid: int = Field(examples=[4711])
+    started_ns: int = Field(examples=[1767225600000000000])
+    updated_ns: int = Field(examples=[1767229200000000000])
+    workers: tuple[Worker, ...] = ()
+    listeners: tuple[ListenerState, ...] = ()
+    shards: tuple[Shard, ...] = ()
+    config_sha256: str = Field("", examples=["9f86d081884c7d65…"])
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One reading of the file: ``document``, or why there is none."""
+
+    document: NodeDocument | None
+    problem: str
+    read_ns: int
+
+    def unready(self, now_ns: int) -> list[str]:
+        """Why the node does not collect; empty when it does."""
+        if now_ns - self.read_ns > STALE_SECONDS * 1e9:
+            return ["the API itself has not looked at the node for a while"]
+        if self.document is None:
+            return [self.problem]
+        reasons = []
+        age = (now_ns - self.document.updated_ns) / 1e9
+        if age > STALE_SECONDS:
+            reasons.append(f"the collector said nothing for {age:.0f} s: it has stopped, or hangs")
+        if not self.document.workers:
+            reasons.append("no worker process runs")
+        if not self.document.listeners:
+            reasons.append("nothing listens")
+        idle = {s.shard for s in self.document.shards}
+        for worker in self.document.workers:
+            idle -= set(worker.shards)
+        if idle and self.document.workers:
+            reasons.append(f"no worker serves shards {', '.join(map(str, sorted(idle)))}")
+        return reasons
+
+    def warnings(self) -> list[str]:
+        """What is wrong but does not keep the node from collecting."""
+        shards = self.document.shards if self.document else ()
+        return [
+            f"shard {s.shard}: the ledger does not balance: {'; '.join(s.imbalances)}"
+            for s in shards
+            if not s.balanced
+        ]
+
+
+def read(data_dir: Path, now_ns: int) -> Snapshot:
+    """Read the file of the node whose state is in ``data_dir``."""
+    path = data_dir / NODE_FILE
+    try:
+        return Snapshot(NodeDocument.model_validate_json(path.read_bytes()), "", now_ns)
+    except FileNotFoundError:
+        problem = f"no collector has run here: there is no {path}"
+    except OSError as error:
+        problem = f"{path} cannot be read: {error.strerror}"
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        problem = f"{path} is not a node's state: {where}: {error.errors()[0]['msg']}"
+    return Snapshot(None, problem, now_ns)
+
+
+class Watcher:
+    """Keeps the newest snapshot in memory, so that health checks never wait for a disk."""
+
+    def __init__(
+        self, data_dir: Path, period: float = 1.0, clock: Callable[[], int] = time.time_ns
+    ) -> None:
+        self._data_dir = data_dir
+        self._period = period
+        self.clock = clock
+        self.snapshot = read(data_dir, clock())
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+
+    def start(self) -> None:
+        """Begin to look at the file each period."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End within a moment."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._period):
+            self.snapshot = read(self._data_dir, self.clock())
