@@ -1,1 +1,1 @@
-
+"""The command ``tandem``: it reads options and renders what other packages find."""
