@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import queue
 import select
 import socket
 import threading
@@ -69,18 +70,18 @@ class Receiver(threading.Thread):
 
     def __init__(
         self,
-        intakes: list[Intake],
-        streams: list[StreamIntake] | None = None,
         make_room: Callable[[int], int] | None = None,
         notify: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(name="receive", daemon=True)
-        self.intakes = intakes
-        self.streams = streams or []
         self.sessions: dict[int, tuple[tcp.Session, StreamIntake]] = {}
         self._make_room = make_room
         self._notify = notify
         self._numbers = tcp.session_numbers()
+        self._poller = select.epoll()
+        self._by_fd: dict[int, Intake] = {}
+        self._listening: dict[int, StreamIntake] = {}
+        self._changes: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._wake_read, self._wake_write = os.pipe()
         self._stopping = False
         self.stalls = 0
@@ -91,8 +92,49 @@ class Receiver(threading.Thread):
         """Finish the batch at hand and end; what is left stays in the sockets."""
         self._stopping = True
         os.write(self._wake_write, b"x")
-        if self.is_alive():
-            self.join()
+        self.join()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+
+    def add(self, intakes: list[Intake], streams: list[StreamIntake]) -> None:
+        """Receive from these, too."""
+        self._ask(lambda: self._add(intakes, streams))
+
+    def remove(self, journal: Journal) -> None:
+        """Leave all that is received into ``journal``; when this returns, nobody writes to it."""
+        self._ask(lambda: self._remove(journal))
+
+    def _ask(self, change: Callable[[], None]) -> None:
+        """Run ``change`` between two batches, in the receiving thread, and wait for it."""
+        done = threading.Event()
+
+        def run() -> None:
+            change()
+            done.set()
+
+        self._changes.put(run)
+        os.write(self._wake_write, b"x")
+        while not done.wait(0.1):
+            if self.error is not None:
+                raise self.error
+
+    def _add(self, intakes: list[Intake], streams: list[StreamIntake]) -> None:
+        for intake in intakes:
+            self._by_fd[intake.sock.fileno()] = intake
+            self._poller.register(intake.sock.fileno(), select.EPOLLIN)
+        for stream in streams:
+            self._listening[stream.sock.fileno()] = stream
+            self._poller.register(stream.sock.fileno(), select.EPOLLIN)
+
+    def _remove(self, journal: Journal) -> None:
+        for fd in [fd for fd, (_, stream) in self.sessions.items() if stream.journal is journal]:
+            self._end(fd)
+        for fd in [fd for fd, intake in self._by_fd.items() if intake.journal is journal]:
+            self._poller.unregister(fd)
+            del self._by_fd[fd]
+        for fd in [fd for fd, stream in self._listening.items() if stream.journal is journal]:
+            self._poller.unregister(fd)
+            del self._listening[fd]
 
     def run(self) -> None:
         """Thread body."""
@@ -103,32 +145,29 @@ class Receiver(threading.Thread):
             self.error = error
             self._notify()
         finally:
-            os.close(self._wake_read)
-            os.close(self._wake_write)
             for session, _ in self.sessions.values():
                 session.sock.close()
+            self._poller.close()
 
     def _loop(self) -> None:
-        poller = select.epoll()
-        poller.register(self._wake_read, select.EPOLLIN)
-        by_fd: dict[int, Intake] = {i.sock.fileno(): i for i in self.intakes}
-        listening = {s.sock.fileno(): s for s in self.streams}
-        for fd in (*by_fd, *listening):
-            poller.register(fd, select.EPOLLIN)
+        self._poller.register(self._wake_read, select.EPOLLIN)
         while not self._stopping:
             busy = False
-            for fd, events in poller.poll(1.0):
-                if fd in by_fd:
-                    busy = self._drain(by_fd[fd]) or busy
-                elif fd in listening:
-                    self._accept(listening[fd], poller)
+            for fd, events in self._poller.poll(1.0):
+                if fd in self._by_fd:
+                    busy = self._drain(self._by_fd[fd]) or busy
+                elif fd in self._listening:
+                    self._accept(self._listening[fd])
                 elif fd in self.sessions:
                     busy = self._stream(fd, events) or busy
+                elif fd == self._wake_read:
+                    os.read(fd, 64)
+                    while not self._changes.empty():
+                        self._changes.get()()
             self._expire_sessions()
             if busy:
                 self._notify()
                 time.sleep(GATHER_SECONDS)
-        poller.close()
 
     def _block(self, journal: Journal) -> Block | None:
         try:
@@ -170,14 +209,14 @@ class Receiver(threading.Thread):
         if last["drops_type"] == SO_RXQ_OVFL:
             intake.kernel_dropped = int(last["drops"])
 
-    def _accept(self, stream: StreamIntake, poller: select.epoll) -> None:
+    def _accept(self, stream: StreamIntake) -> None:
         while (s := tcp.accept(stream.sock, next(self._numbers), stream.proxy_protocol)) is not None:
             if len(self.sessions) >= MAX_SESSIONS:
                 stream.sessions_refused += 1
                 s.sock.close()
                 continue
             self.sessions[s.fileno()] = (s, stream)
-            poller.register(s.fileno(), select.EPOLLIN)
+            self._poller.register(s.fileno(), select.EPOLLIN | select.EPOLLRDHUP)
 
     def _stream(self, fd: int, events: int) -> bool:
         session, stream = self.sessions[fd]

@@ -45,9 +45,22 @@ def open_group(endpoint: Endpoint, shards: int, receive_buffer: int) -> list[soc
     ``receive_buffer``: bytes asked of the kernel for each socket. A listener on ``::`` takes IPv4
     too. Raises ListenError.
     """
-    opened: list[socket.socket] = []
+    return complete_group(endpoint, [], shards, receive_buffer)
+
+
+def complete_group(
+    endpoint: Endpoint, kept: list[socket.socket], shards: int, receive_buffer: int
+) -> list[socket.socket]:
+    """The group of ``endpoint``: first the sockets ``kept`` from before, then new ones.
+
+    Kept sockets must be in the order in which they were bound, because the steering program
+    answers with that index; those beyond ``shards`` are closed, last first. Raises ListenError.
+    """
+    while len(kept) > shards:
+        kept.pop().close()
+    opened = list(kept)
     try:
-        for _ in range(shards):
+        while len(opened) < shards:
             opened.append(_udp(endpoint))
         prepare_group(opened, receive_buffer)
     except OSError as error:

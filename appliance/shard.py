@@ -1,0 +1,262 @@
+"""One shard: its journal, decoder, ledger and segments, and the order in which they become durable.
+
+    step     journal ──► decode ──► ledger, rows in memory
+    flush    rows ──► staged segments ──► checkpoint (the commit) ──► published ──► journal trimmed
+
+A process may die between any two of these. What the checkpoint covers is stored and counted once;
+what it does not cover is in the journal, and is decoded again with the state of that checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from appliance.batch import DatagramBatch
+from appliance.config import Config
+from appliance.decode import Decoded, Decoder
+from appliance.decode.elements import Registry
+from appliance.journal.journal import Journal
+from appliance.ledger.ledger import Ledger
+from appliance.receive.receiver import StreamIntake
+from appliance.store import checkpoint as checkpoints
+from appliance.store import segment
+from appliance.store.checkpoint import Checkpoint
+from appliance.store.durable import replace_file
+from appliance.store.files import SegmentName
+from appliance.store.retention import make_room
+
+log = logging.getLogger(__name__)
+
+CHUNK = 2048
+"""Datagrams decoded at once: enough to amortise the cost of a batch, few enough for the cache."""
+MAX_ROWS = 1_000_000
+"""Rows in memory that force a flush before its time."""
+MAX_POISON = 100
+
+
+class Shard:
+    """See the module. Used by one thread; only its journal is shared, with the receiver."""
+
+    def __init__(self, config: Config, number: int, registry: Registry) -> None:
+        self.config = config
+        self.number = number
+        self.node = config.node.name
+        self.directory = Path(config.data_dir) / "shards" / str(number)
+        self.store = Path(config.data_dir) / "store"
+        self.journal = Journal(
+            self.directory / "journal", config.journal.max_bytes // config.receive.shards
+        )
+        self.decoder = Decoder.of(config, registry)
+        self.ledger = Ledger()
+        self.checkpoint = Checkpoint()
+        self.streams: list[StreamIntake] = []
+        self._rows: dict[str, list[pa.RecordBatch]] = {"flows": [], "counters": [], "options": []}
+        self._row_count = 0
+        self._flushed_at = time.monotonic()
+        self._state_revision = -1
+        self._poisoned = 0
+        self._retry_at = 0.0
+        self._oldest_ns = 0
+        for table in self._rows:
+            (self.store / table).mkdir(parents=True, exist_ok=True)
+
+    def recover(self, now_ns: int) -> None:
+        """Take up where the process before stopped, however it stopped."""
+        point, last = checkpoints.load(self.directory)
+        self.checkpoint = point
+        committed = [self.store / name for name in point.staged]
+        if not last:
+            self._recover_position(committed)
+        segment.recover(self.store, self.node, self.number, committed)
+        if "ledger" in point.parts:
+            self.ledger.load(point.parts["ledger"])
+            state = self.directory / point.state if point.state else None
+            self.decoder.load(
+                state.read_bytes() if state else b"", point.parts["decoder"], now_ns
+            )
+            self._state_revision = self.decoder.revision
+        found = self.journal.recover(point.position)
+        point.torn += found.torn
+        point.position = self.journal.read_position
+        if found.datagrams or found.torn or found.unreadable:
+            log.info(
+                "shard %d: %d datagrams to decode from the journal, %d torn, %d files unreadable",
+                self.number,
+                found.datagrams,
+                found.torn,
+                found.unreadable,
+            )
+
+    def _recover_position(self, committed: list[Path]) -> None:
+        """The last checkpoint is lost: its segments still say how far it had come."""
+        segment.publish(committed)
+        for table in self._rows:
+            for path in (self.store / table).glob(f"{self.node}-{self.number}-*.arrow"):
+                name = SegmentName.parse(path)
+                if name is None or name.first < self.checkpoint.next_segment:
+                    continue
+                with pa.memory_map(str(path)) as source:
+                    metadata = pa.ipc.open_file(source).schema.metadata or {}
+                summary = json.loads(metadata.get(segment.METADATA_KEY, b"{}"))
+                end = summary.get("journal", [0, 0])[1]
+                self.checkpoint.position = max(self.checkpoint.position, end)
+                self.checkpoint.next_segment = max(self.checkpoint.next_segment, name.first + 1)
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is anything to decode or to flush."""
+        return self.journal.pending > 0 or self.journal.read_position > self.checkpoint.position
+
+    def step(self, now_ns: int) -> None:
+        """Decode what has arrived, and flush when it is time."""
+        while self.journal.pending and self._row_count < MAX_ROWS:
+            batch = self.journal.read(CHUNK)
+            if batch is None:
+                break
+            if not self._oldest_ns and len(batch):
+                self._oldest_ns = int(batch.received_ns[0])
+            self._take(self._decode(batch, now_ns))
+        self._end_sessions()
+        waited = time.monotonic() - self._flushed_at
+        due = waited >= self.config.store.flush_seconds or self._row_count >= MAX_ROWS
+        if due and self.journal.read_position > self.checkpoint.position:
+            self.flush(now_ns)
+
+    def _decode(self, batch: DatagramBatch, now_ns: int) -> list[Decoded]:
+        """Decode ``batch``; should a datagram break the decoder, all others are still decoded."""
+        try:
+            return [self.decoder.decode(batch, now_ns)]
+        except Exception:
+            if len(batch) == 1:
+                log.exception("shard %d: a datagram breaks the decoder", self.number)
+                self._keep_poison(batch)
+                return [self.decoder.undecodable(batch)]
+            half = len(batch) // 2
+            return [
+                *self._decode(batch.select(slice(0, half)), now_ns),
+                *self._decode(batch.select(slice(half, None)), now_ns),
+            ]
+
+    def _keep_poison(self, batch: DatagramBatch) -> None:
+        if self._poisoned < MAX_POISON:
+            self._poisoned += 1
+            folder = self.directory / "undecodable"
+            folder.mkdir(exist_ok=True)
+            (folder / f"{int(batch.received_ns[0])}.bin").write_bytes(batch.payload(0))
+
+    def _take(self, decoded: list[Decoded]) -> None:
+        for one in decoded:
+            self.ledger.add_decoded(one)
+            self._row_count += sum(batch.num_rows for batch in one.flows)
+            for table, batches in (
+                ("flows", one.flows),
+                ("counters", one.counters),
+                ("options", one.options),
+            ):
+                self._rows[table] += batches
+
+    def _end_sessions(self) -> None:
+        for stream in self.streams:
+            while stream.ended and stream.ended[0][0] <= self.journal.read_position:
+                self.decoder.end_session(stream.ended.popleft()[1])
+
+    def flush(self, now_ns: int) -> None:
+        """Make everything decoded so far durable. When the disk is full, oldest segments go."""
+        if time.monotonic() < self._retry_at:
+            return
+        for attempt in range(3):
+            try:
+                self._flush(now_ns)
+                return
+            except OSError as error:
+                needed = 64 << 20
+                log.error("shard %d: cannot flush: %s", self.number, error)
+                if not make_room(self.store, needed << attempt):
+                    break
+        # rows stay in memory, datagrams in the journal; the kernel counts what then has no room
+        self._retry_at = time.monotonic() + 1.0
+
+    def _flush(self, now_ns: int) -> None:
+        position = self.journal.read_position
+        number = self.checkpoint.next_segment
+        staged: list[Path] = []
+        try:
+            for table, batches in self._rows.items():
+                for group in segment.groups(batches):
+                    name = SegmentName.hot(self.node, self.number, number)
+                    staged.append(
+                        segment.stage(
+                            self.store / table, name, group, self.checkpoint.position, position
+                        )
+                    )
+                    number += 1
+            self.ledger.stored()
+            point = Checkpoint(
+                position=position,
+                next_segment=number,
+                updated_ns=now_ns,
+                staged=[str(path.relative_to(self.store)) for path in staged],
+                state=self._save_state(),
+                torn=self.checkpoint.torn,
+                parts={"ledger": self.ledger.dump(), "decoder": self.decoder.dump_running()},
+            )
+            checkpoints.save(self.directory, point)
+        except OSError:
+            for path in staged:
+                path.unlink(missing_ok=True)
+            raise
+        before, self.checkpoint = self.checkpoint, point
+        segment.publish(staged)
+        if before.state and before.state != point.state:
+            (self.directory / before.state).unlink(missing_ok=True)
+        for batches in self._rows.values():
+            batches.clear()
+        self._row_count = 0
+        self._oldest_ns = 0
+        self._flushed_at = time.monotonic()
+        self.journal.trim(position)
+
+    def _save_state(self) -> str:
+        """Write templates and options if they changed; the name of their file."""
+        if self.decoder.revision == self._state_revision and self.checkpoint.state:
+            return self.checkpoint.state
+        revision = self.decoder.revision
+        name = f"state-{time.time_ns()}"
+        replace_file(self.directory / name, self.decoder.dump())
+        self._state_revision = revision
+        return name
+
+    def report(self) -> dict[str, Any]:
+        """Figures for the supervisor."""
+        lag = self.journal.position - self.checkpoint.position
+        oldest = self._oldest_ns
+        imbalances = self.ledger.balance(pending_records=self._row_count)
+        received = self.ledger.total("datagrams_received")
+        return {
+            "journal_position": self.journal.position,
+            "journal_bytes": self.journal.bytes,
+            "checkpoint_position": self.checkpoint.position,
+            "checkpoint_ns": self.checkpoint.updated_ns,
+            "lag_datagrams": lag,
+            "lag_seconds": round((time.time_ns() - oldest) / 1e9, 3) if oldest and lag else 0.0,
+            "torn": self.checkpoint.torn,
+            "balanced": not imbalances and received + self.checkpoint.torn
+            == self.journal.read_position,
+            "imbalances": [str(i) for i in imbalances][:10],
+        }
+
+    def close(self) -> None:
+        """Decode and store what is there, then let go; the receiver has left this shard before."""
+        while self.journal.pending:
+            self.step(time.time_ns())
+        self._end_sessions()
+        if self.journal.read_position > self.checkpoint.position:
+            self._retry_at = 0.0
+            self.flush(time.time_ns())
+        self.journal.close()

@@ -1,0 +1,175 @@
+"""Hot segments: what one flush of one shard writes, an immutable Arrow IPC file a table.
+
+A segment is *staged* (written, synced, invisible), then the shard's checkpoint is replaced, then
+the segment is *published* by a rename. The checkpoint is the commit: a segment that readers see is
+always covered by it, and a crash in between is finished, or forgotten, by :func:`recover`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.ipc
+
+from appliance.store.durable import sync_directory
+from appliance.store.files import METADATA_KEY, SegmentName
+
+STAGED = ".staged"
+BATCH_ROWS = 131_072
+"""Rows of a record batch in the file: what a reader must decompress at least."""
+NULLS_PER_ROW = 24
+"""Columns that a row may carry without a value because its neighbours have one; beyond this,
+batches of different columns get segments of their own."""
+_OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
+
+
+def exporters_of(batch: pa.RecordBatch) -> Counter[str]:
+    """Rows of each exporter in ``batch``, by address text (IPv4-mapped ones as IPv4)."""
+    storage = batch.column("exporter").storage
+    words = np.frombuffer(storage.buffers()[1], np.uint64)
+    words = words[storage.offset * 2 : (storage.offset + len(storage)) * 2].reshape(-1, 2)
+    if not len(words):
+        return Counter()
+    # exporters come in runs, so runs are counted, not rows
+    starts = np.flatnonzero(np.r_[True, (words[1:] != words[:-1]).any(axis=1)])
+    counts = np.diff(np.r_[starts, len(words)])
+    total: Counter[bytes] = Counter()
+    for address, count in zip(words[starts], counts.tolist(), strict=True):
+        total[address.tobytes()] += count
+    return Counter({address_text(a): n for a, n in total.items()})
+
+
+def address_text(packed: bytes) -> str:
+    """The text of a 16-byte address, IPv4-mapped ones as IPv4."""
+    address = ipaddress.IPv6Address(packed)
+    return str(address.ipv4_mapped or address)
+
+
+def groups(batches: list[pa.RecordBatch]) -> list[list[pa.RecordBatch]]:
+    """Split ``batches`` so that each group can share a schema without too many empty columns."""
+    by_schema: dict[tuple[str, ...], list[pa.RecordBatch]] = {}
+    for batch in batches:
+        if batch.num_rows:
+            by_schema.setdefault(tuple(batch.schema.names), []).append(batch)
+    result: list[list[pa.RecordBatch]] = []
+    columns: list[set[str]] = []
+    families = sorted(
+        by_schema.items(), key=lambda item: sum(b.num_rows for b in item[1]), reverse=True
+    )
+    for names, family in families:
+        mine = set(names)
+        for group, theirs in zip(result, columns, strict=True):
+            if len(theirs ^ mine) <= NULLS_PER_ROW:
+                group.extend(family)
+                theirs |= mine
+                break
+        else:
+            result.append(list(family))
+            columns.append(mine)
+    return result
+
+
+def unified(batches: list[pa.RecordBatch]) -> pa.Schema:
+    """The schema with all columns of ``batches``, in order of first appearance."""
+    fields: dict[str, pa.Field] = {}
+    for batch in batches:
+        for field in batch.schema:
+            fields.setdefault(field.name, field)
+    return pa.schema(list(fields.values()))
+
+
+def conform(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """``batch`` with the columns of ``schema``: those that it lacks are null."""
+    present = set(batch.schema.names)
+    arrays = [
+        batch.column(field.name) if field.name in present else nulls(batch.num_rows, field.type)
+        for field in schema
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def nulls(count: int, type_: pa.DataType) -> pa.Array:
+    """``count`` nulls of any type, extension types included."""
+    if isinstance(type_, pa.BaseExtensionType):
+        return pa.ExtensionArray.from_storage(type_, pa.nulls(count, type_.storage_type))
+    return pa.nulls(count, type_)
+
+
+def stage(
+    table: Path, name: SegmentName, batches: list[pa.RecordBatch], first: int, end: int
+) -> Path:
+    """Write ``batches`` durably and invisibly as segment ``name``; returns the staged path.
+
+    ``first`` and ``end``: the journal positions of the flush, kept in the metadata so that a lost
+    checkpoint can be made up for. Leaves nothing behind when it fails (OSError, ``ENOSPC``).
+    """
+    schema = unified(batches)
+    exporters: Counter[str] = Counter()
+    low, high, rows = 2**63 - 1, -(2**63), 0
+    for batch in batches:
+        exporters += exporters_of(batch)
+        received = batch.column("received_ns").to_numpy()
+        low, high = min(low, int(received.min())), max(high, int(received.max()))
+        rows += batch.num_rows
+    summary = {
+        "rows": rows,
+        "min_received_ns": low,
+        "max_received_ns": high,
+        "exporters": dict(exporters),
+        "journal": [first, end],
+    }
+    metadata = {METADATA_KEY: json.dumps(summary, separators=(",", ":")).encode()}
+    path = table / (name.relative + STAGED)
+    try:
+        with path.open("wb") as file:
+            with pa.ipc.new_file(file, schema.with_metadata(metadata), options=_OPTIONS) as writer:
+                _write(writer, batches, schema)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    return path
+
+
+def _write(
+    writer: pa.ipc.RecordBatchFileWriter, batches: list[pa.RecordBatch], schema: pa.Schema
+) -> None:
+    waiting: list[pa.RecordBatch] = []
+    rows = 0
+    for batch in batches:
+        waiting.append(conform(batch, schema))
+        rows += batch.num_rows
+        if rows >= BATCH_ROWS:
+            writer.write_table(pa.Table.from_batches(waiting).combine_chunks(), BATCH_ROWS)
+            waiting, rows = [], 0
+    if waiting:
+        writer.write_table(pa.Table.from_batches(waiting).combine_chunks(), BATCH_ROWS)
+
+
+def publish(staged: list[Path]) -> None:
+    """Make staged segments visible, and that durable; those already published are left alone."""
+    for path in staged:
+        if path.exists():
+            path.rename(path.with_suffix(""))
+    for table in {path.parent for path in staged}:
+        sync_directory(table)
+
+
+def recover(store: Path, node: str, shard: int, committed: list[Path]) -> int:
+    """Finish what a crash interrupted: publish ``committed``, drop what no checkpoint covers.
+
+    Returns how many staged segments were dropped; the journal still has their datagrams.
+    """
+    publish(committed)
+    dropped = 0
+    for path in store.glob(f"*/{node}-{shard}-*{STAGED}"):
+        path.unlink()
+        dropped += 1
+    return dropped

@@ -1,0 +1,477 @@
+"""The collector's first process: it owns the sockets, and gives shards to worker processes.
+
+Sockets outlive workers, because they are made here (or handed over by the service manager, and kept
+in its file-descriptor store), so that a worker may die, be replaced, or give a shard to another,
+and nothing is lost while the kernel's buffers hold. A shard is a socket of every listener, a
+journal and a state of its own; moving it is what grows and shrinks the number of workers.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import logging
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from appliance import __version__
+from appliance.config import Config, ConfigInvalid, load
+from appliance.receive import sockets, systemd
+from appliance.receive.sockets import Endpoint, ListenError
+
+log = logging.getLogger(__name__)
+
+RESTART_SECONDS = (0.0, 0.5, 1.0, 2.0, 5.0)
+"""Waits before a worker that died is started again; the last one repeats."""
+GROW_LAG_SECONDS = 1.0
+"""A worker this far behind, for two reports in a row, gives shards away."""
+SHRINK_AFTER_SECONDS = 60.0
+SHRINK_LOAD = 0.3
+"""Workers that together use less than this share of one worker's time become one fewer."""
+STOP_SECONDS = 30.0
+SO_MEMINFO = 55
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(slots=True)
+class Child:
+    """A worker process, or (without shards) the maintenance process."""
+
+    pid: int
+    control: socket.socket | None
+    shards: set[int] = field(default_factory=set)
+    report: dict[str, Any] = field(default_factory=dict)
+    load: float = 0.0
+    """Share of one processor used since the report before."""
+    behind: int = 0
+    """Reports in a row with a lag above GROW_LAG_SECONDS."""
+    line: bytes = b""
+    started: float = field(default_factory=time.monotonic)
+
+
+class Supervisor:
+    """Runs the collector until SIGTERM or SIGINT."""
+
+    def __init__(self, config: Config, path: Path | None = None) -> None:
+        """``path``: the file to read again at SIGHUP."""
+        self.config = config
+        self.path = path
+        self.data_dir = Path(config.data_dir)
+        self.groups: dict[str, list[socket.socket]] = {}
+        self.streams: dict[str, tuple[socket.socket, bool]] = {}
+        self.endpoints: dict[str, Endpoint] = {}
+        self.workers: list[Child] = []
+        self.maintenance: Child | None = None
+        self.moving: dict[int, Child] = {}
+        """Shards on their way: to whom they go once they are released."""
+        self.deaths = 0
+        self.started_ns = time.time_ns()
+        self._quiet_since = time.monotonic()
+        self._not_before = 0.0
+        self._stopping = False
+        self._reload = False
+        self._signals = os.pipe()
+
+    def run(self) -> int:
+        """Open, serve, stop; returns the exit status. Raises ListenError."""
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        with _single(self.data_dir):
+            self._open(systemd.listen_fds())
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+                signal.signal(number, self._on_signal)
+            os.set_blocking(self._signals[0], False)
+            os.set_blocking(self._signals[1], False)
+            signal.set_wakeup_fd(self._signals[1], warn_on_full_buffer=False)
+            self._start_workers()
+            systemd.notify("READY=1")
+            try:
+                self._loop()
+            finally:
+                systemd.notify("STOPPING=1")
+                self._stop()
+        return 0
+
+    # sockets
+
+    def _open(self, handed: list[tuple[str, socket.socket]]) -> None:
+        """Make every listener's sockets, of those handed over where there are any."""
+        by_name: dict[str, list[socket.socket]] = {}
+        for name, sock in handed:
+            by_name.setdefault(name, []).append(sock)
+        shards = self.config.receive.shards
+        for listener in self.config.listener:
+            endpoint = Endpoint(listener.transport, str(listener.address), listener.port)
+            name = str(endpoint)
+            self.endpoints[name] = endpoint
+            kept = by_name.pop(_stored_name(endpoint), [])
+            if endpoint.transport == "tcp":
+                sock = kept[0] if kept else sockets.open_tcp(endpoint)
+                self.streams[name] = (sock, listener.proxy_protocol)
+                group = [sock]
+            else:
+                group = sockets.complete_group(
+                    endpoint, kept, shards, self.config.receive.receive_buffer
+                )
+                self.groups[name] = group
+            for sock in group[len(kept) :]:
+                systemd.store(_stored_name(endpoint), sock)
+            log.info("listening on %s%s", name, " (handed over)" if kept else "")
+        for name, unused in by_name.items():
+            log.warning("%d sockets named %r were handed over for no listener", len(unused), name)
+            systemd.forget(name)
+            for sock in unused:
+                sock.close()
+
+    # workers
+
+    def _start_workers(self) -> None:
+        count = self.config.receive.min_workers
+        shards = range(self.config.receive.shards)
+        for w in range(count):
+            self._start_worker({k for k in shards if k % count == w})
+        self.maintenance = self._fork(self._maintain, None)
+
+    def _start_worker(self, shards: set[int]) -> Child:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+
+        def body() -> None:
+            ours.close()
+            for worker in self.workers:
+                if worker.control is not None:
+                    worker.control.close()
+            from appliance.worker import Worker
+
+            Worker(self.config, self.groups, self.streams, theirs).run()
+
+        child = self._fork(body, ours)
+        theirs.close()
+        self.workers.append(child)
+        self._serve(child, shards)
+        return child
+
+    def _fork(self, body: Callable[[], None], control: socket.socket | None) -> Child:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid:
+            return Child(pid, control)
+        status = 1
+        try:
+            # no orphans: a supervisor that is killed takes its children with it
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            signal.set_wakeup_fd(-1)
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+                signal.signal(number, signal.SIG_DFL)
+            body()
+            status = 0
+        except BaseException:
+            log.exception("process %d failed", os.getpid())
+        finally:
+            logging.shutdown()
+            os._exit(status)
+
+    def _maintain(self) -> None:
+        os.nice(10)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        from appliance.store.maintenance import run
+
+        run(self.config)
+
+    def _serve(self, worker: Child, shards: set[int]) -> None:
+        worker.shards |= shards
+        if shards:
+            self._order(worker, {"serve": sorted(shards)})
+
+    def _order(self, worker: Child, order: dict[str, Any]) -> None:
+        try:
+            assert worker.control is not None
+            worker.control.sendall(json.dumps(order).encode() + b"\n")
+        except BrokenPipeError:
+            pass  # it died; the SIGCHLD on its way says so
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        if number in (signal.SIGTERM, signal.SIGINT):
+            self._stopping = True
+        elif number == signal.SIGHUP:
+            self._reload = True
+
+    # the loop
+
+    def _loop(self) -> None:
+        written = 0.0
+        while not self._stopping:
+            by_fd = {w.control.fileno(): w for w in self.workers if w.control is not None}
+            readable, _, _ = select.select([self._signals[0], *by_fd], [], [], 0.5)
+            for fd in readable:
+                if fd == self._signals[0]:
+                    os.read(fd, 4096)
+                else:
+                    self._hear(by_fd[fd])
+            self._reap()
+            if self._reload:
+                self._reload = False
+                self._load_again()
+            if not self._stopping and time.monotonic() - written >= 1.0:
+                written = time.monotonic()
+                self._balance_workers()
+                self._write_node()
+
+    def _hear(self, worker: Child) -> None:
+        assert worker.control is not None
+        try:
+            data = worker.control.recv(1 << 20)
+        except ConnectionResetError:
+            return
+        worker.line += data
+        *lines, worker.line = worker.line.split(b"\n")
+        for line in lines:
+            message = json.loads(line)
+            if "released" in message:
+                for k in message["released"]:
+                    worker.shards.discard(k)
+                    target = self.moving.pop(k, None)
+                    if target is None or target not in self.workers:
+                        target = min(self.workers, key=lambda w: len(w.shards))
+                    self._serve(target, {k})
+                continue
+            spent = message["cpu_seconds"] - worker.report.get("cpu_seconds", 0.0)
+            worker.load = spent / max(message["interval_seconds"], 0.001)
+            worker.report = message
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            if self.maintenance is not None and pid == self.maintenance.pid:
+                log.error("maintenance ended (%s); starting it again", _how(status))
+                self.maintenance = self._fork(self._maintain, None)
+                continue
+            for worker in [w for w in self.workers if w.pid == pid]:
+                self._replace(worker, status)
+
+    def _replace(self, worker: Child, status: int) -> None:
+        """A worker died: start another with its shards; the journals have what it had received."""
+        self.workers.remove(worker)
+        if worker.control is not None:
+            worker.control.close()
+        if self._stopping or not worker.shards:
+            return
+        lived = time.monotonic() - worker.started
+        self.deaths = 0 if lived > 60 else self.deaths + 1
+        wait = RESTART_SECONDS[min(self.deaths, len(RESTART_SECONDS) - 1)]
+        log.error("worker %d ended (%s); another in %.1f s", worker.pid, _how(status), wait)
+        time.sleep(wait)
+        self._start_worker(worker.shards)
+
+    def _balance_workers(self) -> None:
+        """Grow when a worker stays behind, shrink when all of them have little to do."""
+        receive = self.config.receive
+        if self.moving or time.monotonic() < self._not_before:
+            return
+        for worker in self.workers:
+            shards = worker.report.get("shards", {})
+            lag = max((s["lag_seconds"] for s in shards.values()), default=0.0)
+            worker.behind = worker.behind + 1 if lag > GROW_LAG_SECONDS else 0
+        busiest = max(self.workers, key=lambda w: (w.behind, w.load), default=None)
+        if busiest is None:
+            return
+        if busiest.behind >= 2 and len(busiest.shards) > 1:
+            self._quiet_since = time.monotonic()
+            if len(self.workers) < receive.max_workers:
+                self._grow(busiest)
+            return
+        if sum(w.load for w in self.workers) > SHRINK_LOAD:
+            self._quiet_since = time.monotonic()
+        quiet = time.monotonic() - self._quiet_since
+        if len(self.workers) > receive.min_workers and quiet > SHRINK_AFTER_SECONDS:
+            self._shrink()
+
+    def _grow(self, busiest: Child) -> None:
+        shards = busiest.report.get("shards", {})
+        # shard 0 has the TCP sessions, and stays; every second of the others by load moves
+        order = sorted(
+            busiest.shards - {0}, key=lambda k: -shards.get(str(k), {}).get("lag_datagrams", 0)
+        )
+        move = set(order[::2])
+        child = self._start_worker(set())
+        log.info("worker %d is behind: shards %s move to %d", busiest.pid, sorted(move), child.pid)
+        self._move(busiest, child, move)
+
+    def _shrink(self) -> None:
+        last = self.workers[-1]
+        if 0 in last.shards or not last.shards:
+            return
+        first = self.workers[0]
+        log.info("little to do: shards %s of worker %d move to %d", last.shards, last.pid, first.pid)
+        self._move(last, first, set(last.shards))
+        self._order(last, {"stop": True})
+        self._quiet_since = time.monotonic()
+
+    def _move(self, source: Child, target: Child, shards: set[int]) -> None:
+        self.moving.update(dict.fromkeys(shards, target))
+        self._order(source, {"release": sorted(shards)})
+        self._not_before = time.monotonic() + 5.0
+
+    # configuration, state, end
+
+    def _load_again(self) -> None:
+        if self.path is None:
+            return
+        try:
+            config = load(self.path)
+        except ConfigInvalid as invalid:
+            for error in invalid.errors:
+                log.error("%s", error)
+            log.error("the configuration in force stays")
+            return
+        fixed = ("data_dir", "node", "listener", "receive")
+        for key in fixed:
+            if getattr(config, key) != getattr(self.config, key):
+                log.error("%s: %s cannot change while the collector runs; restart it", self.path, key)
+                return
+        log.info("%s: read again", self.path)
+        self.config = config
+        # each worker ends cleanly and another takes its shards over, with the new configuration
+        for worker in list(self.workers):
+            self._order(worker, {"stop": True})
+            self._wait(worker.pid)
+            self.workers.remove(worker)
+            self._start_worker(worker.shards)
+        if self.maintenance is not None:
+            os.kill(self.maintenance.pid, signal.SIGTERM)
+
+    def _wait(self, pid: int) -> None:
+        deadline = time.monotonic() + STOP_SECONDS
+        while time.monotonic() < deadline:
+            if os.waitpid(pid, os.WNOHANG)[0]:
+                return
+            time.sleep(0.01)
+        log.error("process %d does not end; killing it", pid)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+    def _stop(self) -> None:
+        for worker in self.workers:
+            self._order(worker, {"stop": True})
+        if self.maintenance is not None:
+            os.kill(self.maintenance.pid, signal.SIGTERM)
+            self._wait(self.maintenance.pid)
+        for worker in self.workers:
+            self._wait(worker.pid)
+        (self.data_dir / "node.json").unlink(missing_ok=True)
+
+    def _write_node(self) -> None:
+        """``node.json``: what API and command line show of this process; replaced each second."""
+        intakes: dict[str, list[int]] = {}
+        shards: dict[str, Any] = {}
+        streams: dict[str, list[int]] = {}
+        for worker in self.workers:
+            shards |= worker.report.get("shards", {})
+            for _, name, datagrams, size, _dropped in worker.report.get("intakes", ()):
+                total = intakes.setdefault(name, [0, 0])
+                total[0] += datagrams
+                total[1] += size
+            for name, datagrams, size, framing, refused in worker.report.get("streams", ()):
+                streams[name] = [datagrams, size, framing, refused]
+        listeners = []
+        for name, endpoint in self.endpoints.items():
+            row: dict[str, Any] = {
+                "listener": name,
+                "address": endpoint.address,
+                "port": endpoint.port,
+                "transport": endpoint.transport,
+            }
+            if name in self.groups:
+                datagrams, size = intakes.get(name, [0, 0])
+                memory = [_memory(s) for s in self.groups[name]]
+                row |= {"datagrams": datagrams, "bytes": size}
+                row |= {"kernel_dropped": sum(m[1] for m in memory)}
+                row |= {"buffered_bytes": sum(m[0] for m in memory)}
+            else:
+                datagrams, size, framing, refused = streams.get(name, [0, 0, 0, 0])
+                row |= {"datagrams": datagrams, "bytes": size, "kernel_dropped": 0}
+                row |= {"framing_errors": framing, "sessions_refused": refused}
+            listeners.append(row)
+        document = {
+            "node": self.config.node.name,
+            "version": __version__,
+            "pid": os.getpid(),
+            "started_ns": self.started_ns,
+            "updated_ns": time.time_ns(),
+            "config_sha256": self.config.sha256(),
+            "workers": [
+                {"pid": w.pid, "shards": sorted(w.shards), "load": round(w.load, 3)}
+                for w in self.workers
+            ],
+            "listeners": listeners,
+            "shards": [{"shard": int(k), **v} for k, v in sorted(shards.items(), key=_by_number)],
+        }
+        path = self.data_dir / "node.json"
+        temporary = path.with_suffix(".tmp")
+        try:
+            # not synced: after a crash of the machine there is no running node to describe
+            temporary.write_text(json.dumps(document))
+            temporary.rename(path)
+        except OSError as error:
+            log.error("%s: %s", path, error)
+
+
+def _by_number(item: tuple[str, Any]) -> int:
+    return int(item[0])
+
+
+def _memory(sock: socket.socket) -> tuple[int, int]:
+    """Bytes waiting in a socket's receive buffer, and datagrams it ever dropped (SO_MEMINFO)."""
+    values = struct.unpack("9I", sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 36))
+    return values[0], values[8]
+
+
+def _stored_name(endpoint: Endpoint) -> str:
+    return f"{endpoint.transport}-{endpoint.address.replace(':', '_')}-{endpoint.port}"
+
+
+def _how(status: int) -> str:
+    if os.WIFSIGNALED(status):
+        return f"signal {signal.Signals(os.WTERMSIG(status)).name}"
+    return f"exit status {os.WEXITSTATUS(status)}"
+
+
+class _single:  # noqa: N801 - reads as a statement
+    """Holds the data directory for one collector."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.path = data_dir / "lock"
+        self.fd = -1
+
+    def __enter__(self) -> None:
+        import fcntl
+
+        self.fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self.fd)
+            raise ListenError(
+                f"another collector uses {self.path.parent}: stop it, or set another data_dir"
+            ) from None
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.fd)
+
+
+def main(config: Config, path: Path | None = None) -> int:
+    """Run the collector in the foreground; the exit status."""
+    return Supervisor(config, path).run()

@@ -1,0 +1,164 @@
+"""A worker process: receives, decodes and stores for the shards that the supervisor gives it.
+
+Two threads: one receives into the journals (see receive.receiver), the main one takes what is
+there, shard by shard, through decoder and ledger into segments. The supervisor speaks to it over a
+socket pair, in lines of JSON::
+
+    {"serve": [0, 3]}      take these shards over
+    {"release": [3]}       flush and give these up; answered by {"released": [3]}
+    {"stop": true}         flush everything and exit
+
+and hears once a second how each shard does (see :meth:`Worker.report`).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import select
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from appliance.config import Config
+from appliance.decode.elements import Registry
+from appliance.receive.receiver import Intake, Receiver, StreamIntake
+from appliance.shard import Shard
+from appliance.store.retention import make_room
+
+log = logging.getLogger(__name__)
+
+TICK_SECONDS = 0.1
+"""How long datagrams gather before they are decoded: batches make decoding cheap."""
+
+
+class Worker:
+    """The life of one worker process."""
+
+    def __init__(
+        self,
+        config: Config,
+        groups: dict[str, list[socket.socket]],
+        streams: dict[str, tuple[socket.socket, bool]],
+        control: socket.socket,
+    ) -> None:
+        """``groups``: a listener's UDP sockets by its name, one a shard, in order of the shards;
+        ``streams``: listening TCP sockets, with whether they speak the PROXY protocol."""
+        self.config = config
+        self.groups = groups
+        self.streams = streams
+        self.control = control
+        self.registry = Registry.load(config.elements.files)
+        self.shards: dict[int, Shard] = {}
+        self.intakes: dict[int, list[Intake]] = {}
+        self._stopping = False
+        self._arrived = threading.Event()
+        self.receiver = Receiver(self._make_room, self._arrived.set)
+        self._line = b""
+
+    def run(self) -> None:
+        """Serve until told to stop, or until the supervisor is gone."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        self.control.setblocking(False)
+        self.receiver.start()
+        poller = select.poll()
+        poller.register(self.control.fileno(), select.POLLIN)
+        reported = time.monotonic()
+        while not self._stopping:
+            begun = time.monotonic()
+            if self._arrived.is_set() or any(s.busy for s in self.shards.values()):
+                self._arrived.clear()
+                for shard in self.shards.values():
+                    shard.step(time.time_ns())
+            if self.receiver.error is not None:
+                raise self.receiver.error
+            if begun - reported >= 1.0:
+                self._tell(self.report(begun - reported))
+                reported = begun
+            rest = TICK_SECONDS - (time.monotonic() - begun)
+            if poller.poll(max(rest * 1000, 0)):
+                self._listen()
+        self.receiver.stop()
+        for shard in self.shards.values():
+            shard.close()
+
+    def report(self, interval: float) -> dict[str, Any]:
+        """What the supervisor hears: figures of each shard and each intake since the start.
+
+        ``interval``: seconds since the report before.
+        """
+        return {
+            "pid": os.getpid(),
+            "shards": {str(k): shard.report() for k, shard in self.shards.items()},
+            "intakes": [
+                [k, i.listener, i.datagrams, i.bytes, i.kernel_dropped]
+                for k, intakes in self.intakes.items()
+                for i in intakes
+            ],
+            "streams": [
+                [s.listener, s.datagrams, s.bytes, s.framing_errors, s.sessions_refused]
+                for shard in self.shards.values()
+                for s in shard.streams
+            ],
+            "stalls": self.receiver.stalls,
+            "cpu_seconds": time.process_time(),
+            "interval_seconds": interval,
+        }
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        try:
+            self.control.setblocking(True)
+            self.control.sendall(json.dumps(message).encode() + b"\n")
+            self.control.setblocking(False)
+        except BrokenPipeError:
+            self._stopping = True
+
+    def _listen(self) -> None:
+        try:
+            data = self.control.recv(65536)
+        except BlockingIOError:
+            return
+        if not data:
+            self._stopping = True
+            return
+        self._line += data
+        *lines, self._line = self._line.split(b"\n")
+        for line in lines:
+            self._obey(json.loads(line))
+
+    def _obey(self, order: dict[str, Any]) -> None:
+        for k in order.get("serve", ()):
+            self._serve(k)
+        if "release" in order:
+            for k in order["release"]:
+                self._release(k)
+            self._tell({"released": order["release"]})
+        if "stop" in order:
+            self._stopping = True
+
+    def _serve(self, k: int) -> None:
+        shard = self.shards[k] = Shard(self.config, k, self.registry)
+        shard.recover(time.time_ns())
+        intakes = [Intake(name, group[k], shard.journal) for name, group in self.groups.items()]
+        self.intakes[k] = intakes
+        # a connection must stay in one process: all sessions of TCP live with shard 0
+        if k == 0:
+            shard.streams = [
+                StreamIntake(name, sock, shard.journal, proxied)
+                for name, (sock, proxied) in self.streams.items()
+            ]
+        self.receiver.add(intakes, shard.streams)
+
+    def _release(self, k: int) -> None:
+        shard = self.shards[k]
+        self.receiver.remove(shard.journal)
+        shard.close()
+        del self.shards[k], self.intakes[k]
+
+    def _make_room(self, needed: int) -> int:
+        return make_room(Path(self.config.data_dir) / "store", needed)

@@ -1,0 +1,232 @@
+"""Receiving: steering by exporter, the receiving thread, IPFIX over TCP."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from appliance.journal.block import Geometry
+from appliance.journal.journal import Journal
+from appliance.receive import steer, systemd, tcp
+from appliance.receive.receiver import Intake, Receiver, StreamIntake
+from appliance.receive.sockets import Endpoint, ListenError, open_group, open_tcp
+
+
+def free_port(kind: int = socket.SOCK_DGRAM) -> int:
+    with socket.socket(socket.AF_INET, kind) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    journal = Journal(tmp_path / "journal", 1 << 26, Geometry(slots=64, areas=16))
+    journal.recover(0)
+    yield journal
+    journal.close()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    receiver = Receiver()
+    receiver.start()
+    yield receiver
+    receiver.stop()
+    assert receiver.error is None
+
+
+def payloads(journal: Journal) -> list[bytes]:
+    result = []
+    while (batch := journal.read(1000)) is not None:
+        result += [batch.payload(i) for i in range(len(batch))]
+    return result
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::"])
+def test_an_exporter_stays_on_its_socket_whatever_its_port(address: str) -> None:
+    port = free_port()
+    group = open_group(Endpoint("udp", address, port), 4, 1 << 20)
+    seen: dict[str, set[int]] = {}
+    for i in range(1, 40):
+        exporter = f"127.0.{i}.{i}"
+        for _ in range(3):
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+                sender.bind((exporter, 0))
+                sender.sendto(b"x", ("127.0.0.1", port))
+            for k, sock in enumerate(group):
+                try:
+                    sock.recv(10)
+                except BlockingIOError:
+                    continue
+                seen.setdefault(exporter, set()).add(k)
+        expected = steer.index_of(ipaddress.ip_address(exporter).packed, 4)
+        assert seen[exporter] == {expected}
+    assert set.union(*seen.values()) == {0, 1, 2, 3}
+    for sock in group:
+        sock.close()
+
+
+def test_a_port_in_use_is_an_error_that_says_what_to_do() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+        with pytest.raises(ListenError, match=f"{port}.*another program has this port"):
+            open_group(Endpoint("udp", "127.0.0.1", port), 2, 1 << 20)
+
+
+def test_an_intake_can_be_added_and_removed_while_datagrams_arrive(
+    receiver: Receiver, journal: Journal
+) -> None:
+    port = free_port()
+    group = open_group(Endpoint("udp", "127.0.0.1", port), 1, 1 << 20)
+    intake = Intake("test", group[0], journal)
+    with group[0], socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.connect(("127.0.0.1", port))
+        receiver.add([intake], [])
+        for i in range(150):
+            sender.send(str(i).encode())
+        wait_for(lambda: intake.datagrams == 150)
+        receiver.remove(journal)
+        sender.send(b"after")
+        time.sleep(0.05)
+        assert intake.datagrams == 150
+        assert intake.bytes == sum(len(str(i)) for i in range(150))
+        assert payloads(journal) == [str(i).encode() for i in range(150)]
+        receiver.add([intake], [])
+        wait_for(lambda: intake.datagrams == 151)
+        assert payloads(journal) == [b"after"]
+
+
+def message(size: int, number: int) -> bytes:
+    return struct.pack(">HHIII", 10, size, 0, number, 1) + os.urandom(size - 16)
+
+
+@pytest.fixture
+def stream(receiver: Receiver, journal: Journal, request) -> Iterator[StreamIntake]:
+    port = free_port(socket.SOCK_STREAM)
+    listener = open_tcp(Endpoint("tcp", "127.0.0.1", port))
+    stream = StreamIntake("test", listener, journal, getattr(request, "param", False))
+    receiver.add([], [stream])
+    yield stream
+    receiver.remove(journal)
+    listener.close()
+
+
+def test_messages_of_a_stream_are_framed_whatever_the_segments(
+    stream: StreamIntake, journal: Journal
+) -> None:
+    sent = [message(size, i) for i, size in enumerate((16, 100, 2048, 2049, 65535, 20, 9000))]
+    data = b"".join(sent)
+    with socket.create_connection(stream.sock.getsockname()) as exporter:
+        exporter.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for start in range(0, len(data), 777):
+            exporter.sendall(data[start : start + 777])
+            if start % 7 == 0:
+                time.sleep(0.001)
+        wait_for(lambda: stream.datagrams == len(sent))
+        port = exporter.getsockname()[1]
+    batch = journal.read(100)
+    assert batch is not None
+    assert [batch.payload(i) for i in range(len(batch))] == sent
+    assert set(batch.port.tolist()) == {port}
+    assert batch.session.all()
+    wait_for(lambda: len(stream.ended) == 1)
+    assert stream.ended[0] == (len(sent), int(batch.session[0]))
+
+
+def test_each_connection_is_a_session_of_its_own(stream: StreamIntake, journal: Journal) -> None:
+    for _ in range(3):
+        with socket.create_connection(stream.sock.getsockname()) as exporter:
+            exporter.sendall(message(40, 0))
+    wait_for(lambda: stream.datagrams == 3)
+    batch = journal.read(10)
+    assert batch is not None
+    assert len(set(batch.session.tolist())) == 3
+
+
+@pytest.mark.parametrize("junk", [b"GET / HTTP/1.1\r\n\r\n", b"\0\x0a\0\x0f" + bytes(20)])
+def test_a_stream_that_is_not_ipfix_is_ended_and_counted(
+    stream: StreamIntake, junk: bytes
+) -> None:
+    with socket.create_connection(stream.sock.getsockname()) as exporter:
+        exporter.sendall(junk)
+        exporter.settimeout(5)
+        try:
+            answer = exporter.recv(1)
+        except ConnectionResetError:
+            answer = b""
+        assert answer == b""
+    assert stream.framing_errors == 1
+
+
+def test_a_message_that_never_comes_whole_ends_with_its_connection(stream: StreamIntake) -> None:
+    with socket.create_connection(stream.sock.getsockname()) as exporter:
+        exporter.sendall(message(100, 0)[:60])
+        time.sleep(0.05)
+    wait_for(lambda: len(stream.ended) == 1)
+    assert stream.datagrams == 0
+
+
+def proxy_header(source: str, port: int) -> bytes:
+    ip = ipaddress.ip_address(source)
+    family = 0x11 if ip.version == 4 else 0x21
+    body = ip.packed * 2 + struct.pack(">HH", port, 4739)
+    return tcp.PROXY_SIGNATURE + struct.pack(">BBH", 0x21, family, len(body) + 5) + body + b"\3\0\2ab"
+
+
+@pytest.mark.parametrize("stream", [True], indirect=True)
+@pytest.mark.parametrize("source", ["192.0.2.7", "2001:db8::7"])
+def test_the_exporters_address_comes_from_the_proxy_header(
+    stream: StreamIntake, journal: Journal, source: str
+) -> None:
+    with socket.create_connection(stream.sock.getsockname()) as exporter:
+        header = proxy_header(source, 40000)
+        exporter.sendall(header[:20])
+        time.sleep(0.02)
+        exporter.sendall(header[20:] + message(64, 0))
+        wait_for(lambda: stream.datagrams == 1)
+    batch = journal.read(10)
+    assert batch is not None
+    assert batch.address[0].tobytes() == tcp.packed(source)
+    assert int(batch.port[0]) == 40000
+
+
+@pytest.mark.parametrize("stream", [True], indirect=True)
+def test_a_stream_without_the_promised_proxy_header_is_ended(stream: StreamIntake) -> None:
+    with socket.create_connection(stream.sock.getsockname()) as exporter:
+        exporter.sendall(message(64, 0))
+        wait_for(lambda: stream.framing_errors == 1)
+
+
+def test_descriptors_go_to_the_service_manager_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    manager.bind(str(tmp_path / "notify"))
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    with manager, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        assert systemd.store("udp-2055", sock)
+        text, fds, _, _ = socket.recv_fds(manager, 1024, 4)
+        assert text == b"FDSTORE=1\nFDNAME=udp-2055"
+        with socket.socket(fileno=fds[0]) as copy:
+            assert copy.getsockname() == sock.getsockname()
+
+
+def test_without_a_service_manager_notification_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    assert not systemd.notify("READY=1")
