@@ -15,6 +15,9 @@ from api.problems import Problem
 
 T = TypeVar("T")
 
+_GRACE_SECONDS = 2.0
+"""The work ends itself in time; this is for what cannot be interrupted at once."""
+
 
 class Gate:
     """Runs at most ``width`` calls at once; others wait their turn, up to ``seconds``."""
@@ -24,8 +27,8 @@ class Gate:
         self._free = asyncio.Semaphore(width)
         self._pool = ThreadPoolExecutor(width, thread_name_prefix=name)
 
-    async def run(self, work: Callable[[], T], interrupt: Callable[[], None]) -> T:
-        """``work()`` in a thread; ``interrupt`` is called to end it when its time is over.
+    async def run(self, work: Callable[[], T]) -> T:
+        """``work()`` in a thread, which is expected to end within ``seconds``.
 
         Raises a problem if there is no turn in time, or no result. A turn is given back only when
         the work has really ended.
@@ -43,25 +46,26 @@ class Gate:
         task = asyncio.get_running_loop().run_in_executor(self._pool, work)
         task.add_done_callback(self._ended)
         try:
-            return await asyncio.wait_for(asyncio.shield(task), self._seconds)
+            return await asyncio.wait_for(asyncio.shield(task), self._seconds + _GRACE_SECONDS)
         except TimeoutError:
-            interrupt()
-            raise Problem(
-                HTTPStatus.SERVICE_UNAVAILABLE,
-                "query-timeout",
-                "The query took too long",
-                f"ended after {self._seconds:g} s; ask for a shorter time range or a narrower "
-                "filter, or raise api.query_seconds",
-            ) from None
-        except asyncio.CancelledError:
-            interrupt()  # the client has gone
-            raise
+            raise too_slow(self._seconds) from None
 
     def _ended(self, task: asyncio.Future[T]) -> None:
         self._free.release()
         if not task.cancelled():
-            task.exception()  # seen: an interrupted query ends with an error that nobody awaits
+            task.exception()  # seen: nobody may be waiting for it any more
 
     def close(self) -> None:
         """Let no further work begin."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def too_slow(seconds: float) -> Problem:
+    """The problem of a query that was ended."""
+    return Problem(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "query-timeout",
+        "The query took too long",
+        f"ended after {seconds:g} s; ask for a shorter time range or a narrower filter, or raise "
+        "api.query_seconds",
+    )

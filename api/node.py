@@ -16,7 +16,7 @@ router = APIRouter(prefix="/v1", tags=["node"])
 @router.get(
     "/node",
     summary="The node: processes, listeners, shards",
-    responses={503: {"model": ProblemDocument, "description": "No collector has run here"}},
+    responses={503: {"model": ProblemDocument, "description": "No collector runs here"}},
 )
 async def node(watch: NodeWatcher) -> NodeDocument:
     """As the collector wrote it last; `updated_ns` says when, `/readyz` whether that is recent."""

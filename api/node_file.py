@@ -25,31 +25,41 @@ class Worker(_Part):
 
     pid: int = Field(examples=[4712])
     shards: tuple[int, ...] = Field(examples=[[0, 1, 2, 3]])
+    load: float = Field(0.0, examples=[0.12], description="Share of one processor that it uses")
 
 
 class ListenerState(_Part):
-    """A listener, with what came through it since the node started."""
+    """A listener, with what came through it since the workers at hand started."""
 
     address: str = Field(examples=["::"])
     port: int = Field(examples=[2055])
     transport: str = Field(examples=["udp"])
     datagrams: int = Field(0, examples=[1203400])
     bytes: int = Field(0, examples=[1732896000])
-    kernel_dropped: int = Field(0, examples=[0])
-    """Datagrams that found the socket's buffer full."""
+    kernel_dropped: int = Field(
+        0, examples=[0], description="Datagrams that found the socket's buffer full"
+    )
+    buffered_bytes: int = Field(0, examples=[2304], description="Waiting in the kernel's buffers")
+    framing_errors: int = Field(0, examples=[0], description="TCP: messages that were none")
+    sessions_refused: int = Field(0, examples=[0], description="TCP: connections not accepted")
 
 
 class Shard(_Part):
     """A shard's journal, and whether its ledger balances."""
 
     shard: int = Field(examples=[0])
-    journal_position: int = Field(0, examples=[1203400])
-    """Datagrams received since the shard was made."""
+    journal_position: int = Field(
+        0, examples=[1203400], description="Datagrams received since the shard was made"
+    )
     journal_bytes: int = Field(0, examples=[16777216])
-    lag_datagrams: int = Field(0, examples=[118])
-    """Datagrams received and not yet stored."""
-    balanced: bool = True
-    """Whether received = stored + named losses, for each exporter."""
+    checkpoint_position: int = Field(
+        0, examples=[1203282], description="Datagrams of them that are stored or a named loss"
+    )
+    checkpoint_ns: int = Field(0, examples=[1767229199500000000])
+    lag_datagrams: int = Field(0, examples=[118], description="Received and not yet stored")
+    lag_seconds: float = Field(0.0, examples=[0.4], description="Age of the oldest of them")
+    torn: int = Field(0, examples=[0], description="Datagrams lost with a crash of the machine")
+    balanced: bool = Field(True, description="received = stored + named losses, each exporter")
     imbalances: tuple[str, ...] = ()
 
 
@@ -112,7 +122,7 @@ def read(data_dir: Path, now_ns: int) -> Snapshot:
     try:
         return Snapshot(NodeDocument.model_validate_json(path.read_bytes()), "", now_ns)
     except FileNotFoundError:
-        problem = f"no collector has run here: there is no {path}"
+        problem = f"no collector runs here: there is no {path}"
     except OSError as error:
         problem = f"{path} cannot be read: {error.strerror}"
     except ValidationError as error:
@@ -144,6 +154,10 @@ class Watcher:
         if self._thread.is_alive():
             self._thread.join()
 
+    def refresh(self) -> None:
+        """Look at the file now."""
+        self.snapshot = read(self._data_dir, self.clock())
+
     def _run(self) -> None:
         while not self._stop.wait(self._period):
-            self.snapshot = read(self._data_dir, self.clock())
+            self.refresh()
