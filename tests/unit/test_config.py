@@ -259,3 +259,14 @@ def test_config_check_prints_a_summary_or_every_error(write: Any) -> None:
     assert bad.exit_code == 1
     assert "tandem.toml:1: a: unknown key" in bad.output
     assert "2 errors" in bad.output
+
+
+def test_the_example_of_the_documentation_is_valid(write: Any, tmp_path: Path) -> None:
+    page = Path(__file__).parents[2] / "docs" / "configuration.md"
+    text = page.read_text().partition("```toml\n")[2].partition("```")[0]
+    (tmp_path / "own-elements.csv").write_text("pen,id,name,type\n")
+    loaded = load(write(text))
+    described = set(loaded.model_dump()) - {"data_dir"}
+    assert {table for table in described if f"[{table}]" in text or f"{table} =" in text} == (
+        described
+    )
