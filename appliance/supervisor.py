@@ -104,31 +104,34 @@ class Supervisor:
 
     def _open(self, handed: list[tuple[str, socket.socket]]) -> None:
         """Make every listener's sockets, of those handed over where there are any."""
-        by_name: dict[str, list[socket.socket]] = {}
-        for name, sock in handed:
-            by_name.setdefault(name, []).append(sock)
+        by_name: dict[str, dict[int, socket.socket]] = {}
+        for stored, sock in handed:
+            name, _, number = stored.partition(".")
+            # a socket unit hands over one, without a number: it was bound first
+            by_name.setdefault(name, {})[int(number) if number.isdigit() else 0] = sock
         shards = self.config.receive.shards
         for listener in self.config.listener:
             endpoint = Endpoint(listener.transport, str(listener.address), listener.port)
             name = str(endpoint)
             self.endpoints[name] = endpoint
-            kept = by_name.pop(_stored_name(endpoint), [])
+            numbered = by_name.pop(_stored_name(endpoint), {})
+            kept = [numbered[k] for k in sorted(numbered)]
             if endpoint.transport == "tcp":
                 sock = kept[0] if kept else sockets.open_tcp(endpoint)
                 self.streams[name] = (sock, listener.proxy_protocol)
                 group = [sock]
             else:
                 group = sockets.complete_group(
-                    endpoint, kept, shards, self.config.receive.receive_buffer
+                    endpoint, list(kept), shards, self.config.receive.receive_buffer
                 )
                 self.groups[name] = group
-            for sock in group[len(kept) :]:
-                systemd.store(_stored_name(endpoint), sock)
+            for k in range(len(kept), len(group)):
+                systemd.store(f"{_stored_name(endpoint)}.{k}", group[k])
             log.info("listening on %s%s", name, " (handed over)" if kept else "")
         for name, unused in by_name.items():
             log.warning("%d sockets named %r were handed over for no listener", len(unused), name)
-            systemd.forget(name)
-            for sock in unused:
+            for k, sock in unused.items():
+                systemd.forget(f"{name}.{k}")
                 sock.close()
 
     # workers
@@ -440,7 +443,8 @@ def _memory(sock: socket.socket) -> tuple[int, int]:
 
 
 def _stored_name(endpoint: Endpoint) -> str:
-    return f"{endpoint.transport}-{endpoint.address.replace(':', '_')}-{endpoint.port}"
+    """The listener's part of a name in the file-descriptor store; a dot and the shard follow."""
+    return f"{endpoint.transport}-{endpoint.address.replace(':', '_').replace('.', '_')}-{endpoint.port}"
 
 
 def _how(status: int) -> str:
