@@ -203,8 +203,6 @@ class Receive(Table):
     """Worker processes: the node adds and removes them between these with the backlog."""
     receive_buffer: Size = Field(default=64 * 2**20, ge=2**16, le=2**30)
     """Bytes of kernel buffer a UDP socket; what arrives while a worker restarts waits in it."""
-    batch: int = Field(default=512, ge=1, le=65536)
-    """Most datagrams taken from the kernel in one call."""
 
     @model_validator(mode="after")
     def _workers_fit(self) -> Self:

@@ -98,12 +98,12 @@ def test_every_table_of_the_file_arrives_typed(write: Any, tmp_path: Path) -> No
     [
         ("\nalow = []", 2, "alow", "did you mean allow?"),
         ("[recieve]\nshards = 1", 1, "recieve", "did you mean receive?"),
-        ("[receive]\nbatc = 1", 2, "receive.batc", "did you mean batch?"),
+        ("[receive]\nshrds = 1", 2, "receive.shrds", "did you mean shards?"),
         ("[receive]\nretention_days = 1", 2, "receive.retention_days", "belongs in [store]"),
         ("[api]\nallow = []", 2, "api.allow", "belongs at the top of the file"),
-        ("[receive]\nbatch = 0", 2, "receive.batch", "0 is below 1; use 1 or more"),
-        ('[receive]\nbatch = "5"', 2, "receive.batch", "without quotes"),
-        ("[receive]\nbatch = true", 2, "receive.batch", "whole number"),
+        ("[receive]\nshards = 0", 2, "receive.shards", "0 is below 1; use 1 or more"),
+        ('[receive]\nshards = "5"', 2, "receive.shards", "without quotes"),
+        ("[receive]\nshards = true", 2, "receive.shards", "whole number"),
         ('[journal]\nmax_bytes = "1 XB"', 2, "journal.max_bytes", '"512 MiB"'),
         ("[store]\nretention_days = 0", 2, "store.retention_days", "more than 0"),
         ("[[listener]]\nport = 1\n[[listener]]", 3, "listener[2].port", "add it"),
@@ -135,7 +135,7 @@ def test_an_error_names_line_key_and_remedy(
 
 
 def test_all_errors_of_a_file_are_told_at_once_in_order_of_lines(write: Any) -> None:
-    errors = check(write("[store]\nretention_days = -1\n[receive]\nbatch = 0\nbach = 1\n"))
+    errors = check(write("[store]\nretention_days = -1\n[receive]\nshards = 0\nshard = 1\n"))
     assert [e.line for e in errors] == [2, 4, 5]
 
 
