@@ -93,8 +93,12 @@ def load(path: Path | str) -> Config:
         config = Config.model_validate(values, context={"base": path.absolute().parent})
     except ValidationError as error:
         where = lines(text)
-        details = error.errors(include_url=False)
-        errors = [_explain(path, where, d) for d in details]
+        errors = [
+            _explain(path, where, detail)
+            for detail in error.errors(include_url=False)
+            # a default that follows from a value that is itself wrong
+            if detail["type"] != "default_factory_not_called"
+        ]
         raise ConfigInvalid(sorted(errors, key=lambda e: e.line)) from None
     errors = _element_files(path, lines(text), config)
     if errors:
