@@ -10,69 +10,21 @@ import pytest
 
 from appliance.offline.capture import Capture
 from appliance.offline.pcap import CaptureError, CaptureFile
-
-V4 = ("192.0.2.1", "198.51.100.9")
-V6 = ("2001:db8::1", "2001:db8::9")
-TIME_NS = 1_700_000_000_123_456_000
-
-
-def udp(payload, source_port=50000, port=2055):
-    return struct.pack(">4H", source_port, port, 8 + len(payload), 0) + payload
-
-
-def ip(body, protocol=17, pair=V4, identification=7, flags=0):
-    source, target = (ipaddress.ip_address(a) for a in pair)
-    if source.version == 4:
-        head = (0x45, 0, 20 + len(body), identification, flags, 64, protocol, 0)
-        return struct.pack(">BBHHHBBH", *head) + source.packed + target.packed + body
-    return struct.pack(">IHBB", 6 << 28, len(body), protocol, 64) + (
-        source.packed + target.packed + body
-    )
-
-
-def ethernet(packet, tags=()):
-    kind = b"\x08\x00" if packet[0] >> 4 == 4 else b"\x86\xdd"
-    tagged = b"".join(struct.pack(">HH", tpid, vlan) for tpid, vlan in tags)
-    return bytes(12) + tagged + kind + packet
-
-
-def pcap(packets, link=1, order="<", nanoseconds=False, cut=0):
-    magic = 0xA1B23C4D if nanoseconds else 0xA1B2C3D4
-    data = struct.pack(order + "IHHiIII", magic, 2, 4, 0, 0, 65535, link)
-    unit = 1 if nanoseconds else 1000
-    for packet in packets:
-        seconds, rest = divmod(TIME_NS, 10**9)
-        kept = packet[: len(packet) - cut]
-        data += struct.pack(order + "4I", seconds, rest // unit, len(kept), len(packet)) + kept
-    return data
-
-
-def block(order, kind, body):
-    body += bytes(-len(body) % 4)
-    size = struct.pack(order + "I", 12 + len(body))
-    return struct.pack(order + "I", kind) + size + body + size
-
-
-def section(order):
-    return block(order, 0x0A0D0D0A, struct.pack(order + "IHHq", 0x1A2B3C4D, 1, 0, -1))
-
-
-def interface(order, link, resolution=None, shift=None):
-    options = b""
-    if resolution is not None:
-        options += struct.pack(order + "HHB3x", 9, 1, resolution)
-    if shift is not None:
-        options += struct.pack(order + "HHq", 14, 8, shift)
-    return block(order, 1, struct.pack(order + "HHI", link, 0, 0) + options + bytes(4))
-
-
-def enhanced(order, number, ticks, packet):
-    head = (number, ticks >> 32, ticks & 0xFFFFFFFF, len(packet), len(packet))
-    return block(order, 6, struct.pack(order + "5I", *head) + packet)
-
-
-def simple(order, packet):
-    return block(order, 3, struct.pack(order + "I", len(packet)) + packet)
+from tests.capture_builders import (
+    TIME_NS,
+    V4,
+    V6,
+    block,
+    enhanced,
+    ethernet,
+    interface,
+    ip,
+    pcap,
+    section,
+    simple,
+    tcp,
+    udp,
+)
 
 
 @pytest.fixture
@@ -241,9 +193,7 @@ def test_an_unknown_link_type_is_reported_not_guessed(capture):
 def test_ipv4_fragments_in_any_order_make_one_datagram_at_the_last_packet(capture):
     body = udp(bytes(range(256)) * 12)
     pieces = [(0, 0x2000), (1480, 0x2000), (2960, 0)]
-    packets = [
-        ethernet(ip(body[at : at + 1480], flags=flag | at // 8)) for at, flag in pieces
-    ]
+    packets = [ethernet(ip(body[at : at + 1480], flags=flag | at // 8)) for at, flag in pieces]
     for order in ((0, 1, 2), (2, 0, 1), (1, 1, 2, 0)):
         rows = read(capture(pcap([packets[i] for i in order])))
         assert [(r[0], r[6]) for r in rows] == [(len(order), body[8:])]
@@ -285,11 +235,6 @@ def test_only_the_wanted_ports_are_read(capture):
     packets = [ethernet(ip(udp(b"a", port=p))) for p in (53, 2055, 6343)]
     rows = read(capture(pcap(packets), ports=frozenset({2055, 6343})))
     assert [(r[0], r[3]) for r in rows] == [(2, 2055), (3, 6343)]
-
-
-def tcp(data, sequence, flags=0x10, source_port=40000, port=4739):
-    head = (source_port, port, sequence & 0xFFFFFFFF, 0, 5 << 4, flags, 8192, 0, 0)
-    return ethernet(ip(struct.pack(">HHIIBBHHH", *head) + data, protocol=6))
 
 
 def message(body):
