@@ -1,0 +1,1 @@
+"""Measures Tandem and other collectors on the same datagrams, in one run; asserts nothing."""
