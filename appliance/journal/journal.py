@@ -38,12 +38,13 @@ class Journal:
         directory: Path,
         max_bytes: int,
         geometry: Geometry | None = None,
-        spare_blocks: int = 4,
     ) -> None:
         self.directory = directory
         self.geometry = geometry or Geometry()
         self.max_blocks = max(2, max_bytes // self.geometry.size)
-        self.spare_blocks = spare_blocks
+        self._needed = 2.0
+        """Blocks lately in use at once; a block that is ready costs no page fault, so this many
+        are kept. Falls by a part a trim: a peak is forgotten after some minutes."""
         self._live: deque[Block] = deque()
         self._free: list[Block] = []
         self._lock = threading.Lock()
@@ -144,12 +145,17 @@ class Journal:
         """Everything before ``position`` is safely stored: recycle or remove its blocks."""
         drop: list[Block] = []
         with self._lock:
+            self._needed = max(len(self._live), self._needed * 0.99, 2.0)
             while self._live and self._live[0].full and self._live[0].end <= position:
                 block = self._live.popleft()
-                if len(self._free) < self.spare_blocks and block.geometry == self.geometry:
+                if block.geometry == self.geometry:
                     self._free.append(block)
                 else:
                     drop.append(block)
+            excess = len(self._live) + len(self._free) - int(self._needed)
+            if excess > 0:
+                drop += self._free[:excess]
+                del self._free[:excess]
         for block in drop:
             block.unlink()
 
