@@ -8,10 +8,11 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 import appliance
-from api import health, node, problems
+from api import flows, health, node, problems
 from api.gate import Gate
 from api.node_file import Watcher
 from appliance.config import Config
+from appliance.query.engine import Engine
 
 DESCRIPTION = """What a node of Tandem knows: its state, its ledger, and the flow records it stores.
 
@@ -30,11 +31,13 @@ def create_app(config: Config) -> FastAPI:
         app.state.watcher = Watcher(config.data_dir)
         app.state.queries = Gate("query", api.concurrent_queries, api.query_seconds)
         app.state.reads = Gate("read", 2, api.query_seconds)
+        app.state.engine = Engine(config.data_dir, seconds=api.query_seconds)
         app.state.watcher.start()
         yield
         app.state.watcher.stop()
         app.state.queries.close()
         app.state.reads.close()
+        app.state.engine.close()
 
     app = FastAPI(
         title="Tandem",
@@ -46,6 +49,6 @@ def create_app(config: Config) -> FastAPI:
         redoc_url=None,
     )
     problems.install(app)
-    for part in (health, node):
+    for part in (health, node, flows):
         app.include_router(part.router)
     return app
