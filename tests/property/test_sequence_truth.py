@@ -83,7 +83,9 @@ def exporters(draw: st.DrawFn) -> Exporter:
     for life in range(draw(st.integers(1, 3))):
         if life:
             exporter.truth.restarts += 1
-            start = draw(st.sampled_from([n for n in (0, 5, 2**30, 7 * 2**29) if clear(exporter, n)]))
+            start = draw(
+                st.sampled_from([n for n in (0, 5, 2**30, 7 * 2**29) if clear(exporter, n)])
+            )
         exporter.live(start, draw(st.integers(40, 120)), largest)
     return exporter
 
