@@ -49,6 +49,7 @@ class FlowKind(IntEnum):
 
     FLOW_SAMPLE = 1
     DISCARD_SAMPLE = 2
+    COUNTER_SAMPLE = 3
 
 
 class TunnelType(IntEnum):
