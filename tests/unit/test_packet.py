@@ -78,7 +78,7 @@ def test_an_ipv6_packet_gives_traffic_class_and_flow_label():
     assert row["ip_version"] == 6
     assert (row["src_addr"], row["dst_addr"]) == ("2001:db8::1", "2001:db8::2")
     assert (row["tos"], row["ipv6_flow_label"]) == (0xB8, 0x54321)
-    assert (row["ip_ttl"], row["ip_len"]) == (60, 8)
+    assert (row["ip_ttl"], row["ip_len"]) == (60, 48)
     assert (row["protocol"], row["src_port"], row["dst_port"]) == (17, 53, 999)
 
 
@@ -130,6 +130,13 @@ def test_ppp_and_hdlc_frames_are_looked_through(head):
 def test_pppoe_is_looked_through():
     packet = ethernet(0x8864, b"\x11\x00\x00\x01\x00\x20" + b"\x00\x57" + ipv6(6, tcp(9, 10)))
     assert decode(packet)[0]["src_port"] == 9
+
+
+def test_of_fabricpath_frames_the_hosts_addresses_are_shown():
+    inner = ethernet(0x0800, ipv4(6, tcp(1, 2)), 30)
+    (row,) = decode(bytes(12) + b"\x89\x03" + b"\x04\x20" + inner)
+    assert (row["src_mac"], row["ethertype"], row["vlan"]) == (0x0A0000000001, 0x8100, 30)
+    assert row["src_port"] == 1
 
 
 def test_an_802_3_frame_is_read_if_snap_says_what_it_holds():

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from appliance.decode.packet.frames import (
     ETHERNET,
+    FABRIC_PATH,
     I64,
     IPV4,
     IPV6,
@@ -42,7 +43,7 @@ _HEADER_PROTOCOL[[1, 7, 11, 12, 13, 14, 15]] = (ETHERNET, PPP, IPV4, IPV6, MPLS,
 
 _LINK = np.zeros(STATES, np.bool_)
 _LINK[1:SNAP_LIMIT] = True
-_LINK[[*TAGS, ETHERNET, PPP, PPPOE, MPLS, 0x8848, WIFI]] = True
+_LINK[[*TAGS, ETHERNET, PPP, PPPOE, MPLS, 0x8848, FABRIC_PATH, WIFI]] = True
 _TAG = np.zeros(STATES, np.bool_)
 _TAG[list(TAGS)] = True
 _LABEL = np.zeros(STATES, np.bool_)
@@ -105,6 +106,7 @@ class Link:
                 return
             for handle, mask in (
                 (self._ethernet, frames.state[rest] == ETHERNET),
+                (self._fabric_path, frames.state[rest] == FABRIC_PATH),
                 (self._wifi, frames.state[rest] == WIFI),
                 (self._length, (frames.state[rest] < SNAP_LIMIT) & (frames.state[rest] > 0)),
                 (self._tags, _TAG[frames.state[rest]]),
@@ -210,6 +212,14 @@ class Link:
         frames.pos[rows] += size
         # the LLC header follows, as in a frame with a length; the length itself is not used
         frames.state[rows] = np.where(data & ~encrypted & ~empty, 1, NOTHING)
+
+    def _fabric_path(self, rows: I64) -> None:
+        """Cisco FabricPath: the outer addresses are switch numbers, so the inner ones count."""
+        rows = self._captured(rows, 2)
+        self.has_mac[rows] = False
+        self.has_ethertype[rows] = False
+        self.frames.state[rows] = ETHERNET
+        self.frames.pos[rows] += 2
 
     def _pppoe(self, rows: I64) -> None:
         """RFC 2516, section 4."""

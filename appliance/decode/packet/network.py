@@ -74,7 +74,7 @@ class Network:
     dst: U8 = field(init=False)
     tos: NDArray[np.uint8] = field(init=False)
     length: NDArray[np.uint32] = field(init=False)
-    """As sent: IPv4's total length, IPv6's payload length."""
+    """Of the IP packet with its header: IPv4's total length, IPv6's payload length and 40."""
     ttl: NDArray[np.uint8] = field(init=False)
     protocol: NDArray[np.uint8] = field(init=False)
     """What comes after IPv6's extension headers."""
@@ -162,7 +162,7 @@ class Network:
         self._scatter(rows, known, known, start + 40, stop)
         put(self.version, rows, 6)
         put(self.tos, rows, (first >> np.uint32(20)).astype(np.uint8))
-        put(self.length, rows, length)
+        put(self.length, rows, length + np.uint32(40))
         put(self.ttl, rows, header["ttl"])
         put(self.protocol, rows, header["protocol"])
         put(self.src, rows, raw[:, 8:24])
