@@ -114,19 +114,22 @@ class Engine:
         window: Window = EVER,
         columns: Mapping[str, pa.DataType] | None = None,
         tables: Sequence[str] = ("flows",),
+        bounded: bool = False,
     ) -> pa.Table:
         """The rows of ``sql``, in presentable types (see :mod:`appliance.query.present`).
 
-        ``window`` says which files are read: it does not filter rows. ``columns``: those that the
-        query reads; without them, all that any file has. Files that vanish meanwhile (maintenance,
-        retention) are no error: the query begins again with what is there then.
+        ``window`` says which files are read; it filters rows only if ``bounded``. ``columns``:
+        those that the query reads; without them, all that any file has. Files that vanish meanwhile
+        (maintenance, retention) are no error: the query begins again with what is there then.
         """
         attempts = _ATTEMPTS
         while True:
             attempts -= 1
             paths = {t: visible(self.store / t, window.since_ns, window.until_ns) for t in tables}
             try:
-                return self._attempt(sql, dict(parameters or {}), columns, paths)
+                return self._attempt(
+                    sql, dict(parameters or {}), columns, paths, window if bounded else EVER
+                )
             except (duckdb.Error, pa.ArrowException, OSError) as error:
                 vanished = not all(path.exists() for found in paths.values() for path in found)
                 if not vanished or attempts <= 0:
@@ -138,6 +141,7 @@ class Engine:
         parameters: dict[str, object],
         columns: Mapping[str, pa.DataType] | None,
         paths: dict[str, list[Path]],
+        rows: Window,
     ) -> pa.Table:
         with self._lock:
             cursor = self._database.cursor()
@@ -146,7 +150,7 @@ class Engine:
             if timer:
                 timer.start()
             for table, found in paths.items():
-                _define(cursor, table, found, columns)
+                _define(cursor, table, found, columns, rows)
             relation = cursor.sql(sql, params=parameters) if parameters else cursor.sql(sql)
             types = [str(t) for t in relation.types]
             return present(relation.to_arrow_table(), types)
@@ -205,6 +209,7 @@ def _define(
     table: str,
     paths: list[Path],
     columns: Mapping[str, pa.DataType] | None,
+    rows: Window,
 ) -> None:
     """Make ``paths`` the view ``table`` of ``cursor``."""
     shape = columns or CANONICAL
@@ -219,7 +224,10 @@ def _define(
     for i, dataset in enumerate(_datasets(hot, columns)):
         cursor.register(f"hot_{table}_{i}", dataset)
         legs.append(f"SELECT * FROM hot_{table}_{i}")
-    cursor.execute(f"CREATE TEMP VIEW {table} AS " + " UNION ALL BY NAME ".join(legs))
+    union = " UNION ALL BY NAME ".join(legs)
+    if rows != EVER:
+        union = f"SELECT * FROM ({union}) WHERE {rows.sql()}"
+    cursor.execute(f"CREATE TEMP VIEW {table} AS {union}")
 
 
 def quoted(name: str) -> str:

@@ -24,6 +24,7 @@ from appliance.query.terms import (
     LONGEST_PHRASE,
     PHRASES,
     Field,
+    Phrase,
     column_field,
     phrase_of,
 )
@@ -212,6 +213,10 @@ def parse(text: str, columns: Mapping[str, pa.DataType] = CANONICAL) -> Node:
     return node
 
 
+def _one_of(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else "one of " + ", ".join(words)
+
+
 @dataclass(slots=True)
 class _Parser:
     """Recursive descent: either → both → single → term."""
@@ -338,17 +343,28 @@ class _Parser:
             if found is not None:
                 self.take()
                 return found, ""
+        self.continued()
         self.fail(self.unknown(start))
+
+    def continued(self) -> None:
+        """Fail at the word that does not go on with a phrase, if one has begun."""
+        said: Phrase = ()
+        while True:
+            longer = (*said, self.peek(len(said)).word)
+            if not any(phrase[: len(longer)] == longer for phrase in PHRASES):
+                break
+            said = longer
+        if said:
+            following = sorted({p[len(said)] for p in PHRASES if p[: len(said)] == said})
+            wrong = self.peek(len(said))
+            self.fail(
+                f"expected {_one_of(following)} after {' '.join(said)!r}, not {wrong.shown()}",
+                wrong.at,
+            )
 
     def unknown(self, start: _Token) -> str:
         if start.kind != "word":
             return f"expected a term such as 'src net 10.0.0.0/8', not {start.shown()}"
-        following = sorted({p[1] for p in PHRASES if len(p) > 1 and p[0] == start.word})
-        if following:
-            return (
-                f"expected one of {', '.join(following)} after {start.word!r}, "
-                f"not {self.peek(1).shown()}"
-            )
         if re.fullmatch(r"[\d.]+(/\d+)?|[0-9a-f:]*:[0-9a-f:]*(/\d+)?", start.word):
             return f"expected a term, not a value: did you mean 'net {start.text}' or 'port …'?"
         near = difflib.get_close_matches(start.word, [*FIRST_WORDS, *self.columns, *BARE], 3)

@@ -112,10 +112,11 @@ def read_number(text: str) -> int | float:
     match = _NUMBER.fullmatch(text)
     if match is None:
         raise ValueError("a number")
-    digits, scale = match[1], _SCALE[(match[2] or "").lower()]
+    digits: str = match[1]
+    scale: int = _SCALE[(match[2] or "").lower()]
     if "." not in digits:
         return int(digits) * scale
-    product = round(float(digits) * scale, 9)
+    product: float = round(float(digits) * scale, 9)
     return int(product) if product.is_integer() else product
 
 
@@ -192,7 +193,8 @@ def read_duration(text: str) -> int:
     match = _DURATION.fullmatch(text)
     if match is None:
         raise ValueError("a duration such as 5s, 100ms, 2m or 1h")
-    number, unit = match[1], _UNITS[(match[2] or "s").lower()]
+    number: str = match[1]
+    unit: int = _UNITS[(match[2] or "s").lower()]
     return int(number) * unit if "." not in number else round(float(number) * unit)
 
 

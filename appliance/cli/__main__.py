@@ -1,0 +1,5 @@
+"""``python -m appliance.cli``: the command without its script."""
+
+from appliance.cli.main import main
+
+main()

@@ -1,0 +1,123 @@
+"""Results on stdout: tables for people, JSON lines and CSV for programs; remarks on stderr."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Sequence
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from appliance.cli import text
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from rich.console import Console
+
+    from appliance.query.select import Result
+
+PLAIN_WIDTH = 250
+"""Columns of a table that goes to a file or a pipe: nothing is cut."""
+_CHUNK = 10_000
+
+
+def console() -> Console:
+    """Where tables go."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
+
+
+def write(table: pa.Table, shape: str | None, *, hide: Sequence[str] = ()) -> None:
+    """``table`` on stdout; ``hide``: columns that people need not see."""
+    if shape == "json":
+        for row in rows(table):
+            click.echo(json.dumps(row, default=_jsonable, ensure_ascii=False))
+    elif shape == "csv":
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(table.column_names)
+        for row in rows(table):
+            writer.writerow("" if v is None else _cell(v) for v in row.values())
+    else:
+        names = [name for name in table.column_names if name not in hide]
+        grid(
+            names,
+            ([text.shown(name, row[name], row) for name in names] for row in rows(table)),
+            right={n for n in names if n in text.RIGHT},
+        )
+
+
+def rows(table: pa.Table) -> Any:
+    """The rows as dicts, some at a time; maps as dicts."""
+    import pyarrow as pa
+
+    maps = [f.name for f in table.schema if isinstance(f.type, pa.MapType)]
+    for batch in table.to_batches(_CHUNK):
+        for row in batch.to_pylist():
+            for name in maps:
+                if row[name] is not None:
+                    row[name] = dict(row[name])
+            yield row
+
+
+def grid(names: Sequence[str], cells: Any, right: set[str] | None = None) -> None:
+    """A table with the titles of columns ``names``."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for name in names:
+        justify: Any = "right" if right and name in right else "left"
+        table.add_column(text.heading(name), justify=justify, overflow="fold", no_wrap=False)
+    for row in cells:
+        table.add_row(*(_safe(cell) for cell in row))
+    console().print(table)
+
+
+def _safe(cell: str) -> Any:
+    """Text from exporters: without markup, and without control characters for the terminal."""
+    from rich.text import Text
+
+    return Text(
+        "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in cell)
+    )
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    return str(value)
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, list | dict):
+        return json.dumps(value, default=_jsonable, ensure_ascii=False)
+    return _jsonable(value) if isinstance(value, bytes | datetime | date | timedelta) else value
+
+
+def remark(message: str) -> None:
+    """A line for people, out of the way of the data."""
+    click.echo(message, err=True)
+
+
+def sampling_remark(result: Result, as_sent: bool) -> None:
+    """How much of a result is not scaled, if anything; never nothing said about unknown rates."""
+    flows = int(result.total.get("flows", 0))
+    unknown = int(result.total.get("unknown", 0))
+    if as_sent or not unknown:
+        return
+    which = "all" if unknown == flows else f"{unknown} of {flows} ({text.percent(unknown / flows)})"
+    remark(
+        f"! {which} flows have an unknown sampling rate and are counted as sent: the true traffic "
+        "may be a multiple.\n  `tandem exporters` shows whose; a rate can be given in the "
+        "configuration, [[exporter]] sampling_rate."
+    )
