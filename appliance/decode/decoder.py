@@ -1,0 +1,370 @@
+"""The decoder as its users see it: dispatch by version, common columns, state."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from appliance.batch import IPV4_MAPPED_PREFIX, DatagramBatch
+from appliance.columns import Column, Columns, record_batch
+from appliance.decode import gather, sflow
+from appliance.decode.context import DecodeContext, DecodeError, OptionsRecord, Status
+from appliance.decode.elements import Registry
+from appliance.decode.limits import Limits
+from appliance.decode.netflow import TemplateDecoder, fixed
+from appliance.decode.netflow.templates import SESSION_SCOPES
+from appliance.decode.options import OptionsState
+from appliance.decode.sources import SourceTable
+from appliance.schema import ADDRESS, ExportProtocol
+
+if TYPE_CHECKING:
+    from appliance.config import Config
+
+I64 = NDArray[np.int64]
+Network = IPv4Network | IPv6Network
+
+STATE_VERSION = 1
+
+OPTIONS_SCHEMA = pa.schema(
+    [
+        pa.field("received_ns", pa.int64()),
+        pa.field("exporter", ADDRESS),
+        pa.field("exporter_port", pa.uint16()),
+        pa.field("export_protocol", pa.uint8()),
+        pa.field("observation_domain", pa.uint32()),
+        pa.field("export_ns", pa.int64()),
+        pa.field("template_id", pa.uint16()),
+        pa.field("scope", pa.string()),
+        pa.field("fields", pa.string()),
+    ]
+)
+"""Options data records as rows; ``scope`` and ``fields`` are JSON objects by element."""
+
+
+@dataclass(slots=True)
+class Decoded:
+    """What one call of :meth:`Decoder.decode` gave. Arrays have an entry for each datagram."""
+
+    flows: list[pa.RecordBatch]
+    """Flow records, in the canonical schema (appliance.schema)."""
+    flow_datagram: list[I64]
+    """For each batch of ``flows``: the datagram of each row; -1 for one that had been held."""
+    counters: list[pa.RecordBatch]
+    """Counter samples of sFlow."""
+    counter_datagram: list[I64]
+    options: list[pa.RecordBatch]
+    """Options data records (:data:`OPTIONS_SCHEMA`)."""
+    options_records: list[OptionsRecord]
+    """The same as objects; ``datagram`` is -1 for what had been held."""
+    errors: list[DecodeError]
+    status: NDArray[np.uint8]
+    """:class:`Status`"""
+    exporter: I64
+    """Number in :class:`SourceTable`."""
+    source: I64
+    """Number in :class:`SourceTable`; -1 for what has none."""
+    export_ns: I64
+    sequence: I64
+    sequence_units: I64
+    records: I64
+    """Flow records decoded of each datagram."""
+    expired: dict[int, int] = field(default_factory=dict)
+    """Held datagrams given up for their age, by source."""
+    evicted: dict[int, int] = field(default_factory=dict)
+    """Held datagrams given up for a limit, by source."""
+    released: dict[int, int] = field(default_factory=dict)
+    """Held datagrams of which the last waiting set was decoded, by source."""
+    released_records: dict[int, int] = field(default_factory=dict)
+    """Flow records out of held datagrams, by source; not in ``records``."""
+
+
+class Decoder:
+    """Decodes batches; keeps templates, options and held datagrams between them.
+
+    Not for use by several threads. ``revision`` grows when what :meth:`dump` gives has changed.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        limits: Limits | None = None,
+        overrides: Mapping[Network, int] | None = None,
+        allow: Iterable[Network] = (),
+        sources: SourceTable | None = None,
+    ) -> None:
+        """``overrides``: sampling rates of exporters that say none. ``allow``: empty for all."""
+        self.limits = limits or Limits()
+        self.sources = sources or SourceTable()
+        self.options = OptionsState(self.sources, self.limits)
+        self._templates = TemplateDecoder(registry, self.limits, self.sources, self.options)
+        self._overrides = sorted(
+            (overrides or {}).items(), key=lambda item: item[0].prefixlen, reverse=True
+        )
+        self._allow = tuple(allow)
+        self._admitted = np.zeros(0, np.bool_)
+        self._known_sources = 0
+
+    @classmethod
+    def of(cls, config: Config, registry: Registry) -> Decoder:
+        """The decoder that a configuration describes."""
+        return cls(
+            registry,
+            config.limits.decoder(),
+            {e.address: e.sampling_rate for e in config.exporter if e.sampling_rate},
+            config.allow,
+            SourceTable(config.limits.exporters, config.limits.domains_per_exporter),
+        )
+
+    @property
+    def revision(self) -> int:
+        """Changes when templates, options or sources do."""
+        table = self._templates.table
+        return table.revision + self.options.revision + len(self.sources.sources)
+
+    def decode(self, batch: DatagramBatch, now_ns: int) -> Decoded:
+        """Decode ``batch``; ``now_ns`` dates templates and ends what was held for too long."""
+        ctx = DecodeContext.of(batch, self.sources.exporters(batch.address))
+        groups = self._by_version(ctx)
+        for version, decode in _FIXED.items():
+            if len(index := groups[version]):
+                decode(ctx, index, self.sources)
+        if len(index := groups[ExportProtocol.SFLOW_V5]):
+            sflow.decode(ctx, index, self.sources)
+        released = self._templates.decode(
+            ctx, groups[ExportProtocol.NETFLOW_V9], groups[ExportProtocol.IPFIX], now_ns
+        )
+        return self._finish(ctx, released)
+
+    def undecodable(self, batch: DatagramBatch) -> Decoded:
+        """What :meth:`decode` gives for datagrams that cannot be decoded at all."""
+        ctx = DecodeContext.of(batch, self.sources.exporters(batch.address))
+        every = np.arange(len(batch), dtype=np.int64)
+        ctx.mark(every, Status.MALFORMED_HEADER, 0, "refused by the decoder")
+        self._without_source(ctx)
+        return self._finish(ctx, None)
+
+    def end_session(self, session: int) -> None:
+        """A TCP session has ended: its templates are gone (RFC 7011, section 8.1)."""
+        self._templates.end_session(session)
+
+    def _by_version(self, ctx: DecodeContext) -> dict[int, I64]:
+        """Indices of the datagrams of each protocol; the others are marked."""
+        batch = ctx.batch
+        every = np.arange(len(batch), dtype=np.int64)
+        self._admit()
+        refused = ~self._admitted[ctx.exporter]
+        if refused.any():
+            ctx.mark(every[refused], Status.REFUSED, 0, "exporter is not allowed")
+        short = (batch.length < 4) & ~refused
+        ctx.mark(every[short], Status.MALFORMED_HEADER, 0, "shorter than a version number")
+        every = every[~(refused | short)]
+        head = gather.records(batch.buffer, batch.offset[every], 4).view(">u2")
+        version = head[:, 0].astype(np.int64)
+        # sFlow's version has 32 bits
+        version[version == ExportProtocol.SFLOW_V5] = 0
+        version[(version == 0) & (head[:, 1] == 5)] = ExportProtocol.SFLOW_V5
+        groups = {}
+        known = np.zeros(len(every), np.bool_)
+        for protocol in _PROTOCOLS:
+            mine = version == protocol
+            groups[int(protocol)] = every[mine]
+            known |= mine
+        ctx.mark(every[~known], Status.UNKNOWN_VERSION, 0, "unknown version")
+        return groups
+
+    def _admit(self) -> None:
+        """Judge exporters that are new by the allow-list and the sampling rates given."""
+        seen = len(self._admitted)
+        new = self.sources.addresses[seen:]
+        if not new:
+            return
+        admitted = np.ones(len(new), np.bool_)
+        if self._allow or self._overrides:
+            for i, octets in enumerate(new):
+                mapped = octets[:12] == IPV4_MAPPED_PREFIX
+                address = ip_address(octets[12:] if mapped else octets)
+                if self._allow:
+                    admitted[i] = any(address in network for network in self._allow)
+                for network, rate in self._overrides:
+                    if address in network:
+                        self.options.config_rate[seen + i] = rate
+                        break
+        self._admitted = np.concatenate([self._admitted, admitted])
+
+    def _without_source(self, ctx: DecodeContext) -> None:
+        """Datagrams that no protocol took belong to a source of their exporter all the same."""
+        left = ctx.source < 0
+        if left.any():
+            exporter = ctx.exporter[left]
+            ctx.source[left] = self.sources.intern(
+                exporter, int(ExportProtocol.UNKNOWN), np.zeros(len(exporter), np.int64)
+            )
+
+    def _finish(self, ctx: DecodeContext, released: DecodeContext | None) -> Decoded:
+        self._without_source(ctx)
+        decoded = Decoded(
+            [],
+            [],
+            [],
+            [],
+            [],
+            [],
+            ctx.errors,
+            status=ctx.status,
+            exporter=ctx.exporter,
+            source=ctx.source,
+            export_ns=ctx.export_ns,
+            sequence=ctx.sequence,
+            sequence_units=ctx.sequence_units,
+            records=ctx.records,
+        )
+        if released is not None:
+            self._rows(decoded, released, held=True)
+            counts = np.bincount(released.source, released.records).astype(np.int64)
+            decoded.released_records = {s: int(counts[s]) for s in np.flatnonzero(counts).tolist()}
+        self._rows(decoded, ctx, held=False)
+        decoded.expired, decoded.evicted, decoded.released = self._templates.hold.take_counts()
+        return decoded
+
+    def _rows(self, decoded: Decoded, ctx: DecodeContext, held: bool) -> None:
+        """Make record batches of the rows of ``ctx``."""
+        common = _Common(ctx, self.sources)
+        for rows, batches, datagrams in (
+            *((rows, decoded.flows, decoded.flow_datagram) for rows in ctx.flows),
+            *((rows, decoded.counters, decoded.counter_datagram) for rows in ctx.counters),
+        ):
+            if not len(rows):
+                continue
+            if batches is decoded.flows:
+                self.options.apply(rows)
+            columns = common.columns(rows)
+            columns.update(rows.columns)
+            batches.append(record_batch(columns))
+            datagrams.append(np.full(len(rows), -1, np.int64) if held else rows.datagram)
+        if ctx.options:
+            decoded.options.append(common.options(ctx.options))
+            for record in ctx.options:
+                if held:
+                    record.datagram = -1
+            decoded.options_records += ctx.options
+
+    def templates(self) -> list[dict[str, Any]]:
+        """All templates, for display: exporter, protocol, domain, id, fields, times and uses."""
+        table = self._templates.table
+        arrays = {name: values.tolist() for name, values in table.slots_used().items()}
+        names = {pair[1]: pair[0] for pair in table.sessions()}
+        rows = []
+        for i, key in enumerate(arrays["key"]):
+            scope = key >> 16
+            session = 0
+            number = scope
+            if scope >= SESSION_SCOPES:
+                session, number = names[scope]
+            source = self.sources.sources[number]
+            layout = table.layouts[arrays["layout"][i]]
+            rows.append(
+                {
+                    "exporter": _text(self.sources.addresses[source.exporter]),
+                    "protocol": source.protocol,
+                    "domain": source.domain,
+                    "session": session,
+                    "id": key & 0xFFFF,
+                    "options": layout.options,
+                    "fields": [[f.pen, f.id, f.length] for f in layout.fields],
+                    "defined_ns": arrays["defined_ns"][i],
+                    "refreshed_ns": arrays["refreshed_ns"][i],
+                    "used_ns": arrays["used_ns"][i],
+                    "uses": arrays["uses"][i],
+                }
+            )
+        return rows
+
+    def dump(self) -> bytes:
+        """Sources, templates and options: what changes slowly."""
+        return json.dumps(
+            {
+                "version": STATE_VERSION,
+                "sources": self.sources.dump(),
+                "templates": self._templates.table.dump(),
+                "options": self.options.dump(),
+            },
+            separators=(",", ":"),
+        ).encode()
+
+    def dump_running(self) -> list[Any]:
+        """Held datagrams, as plain values: what may change with every batch."""
+        return self._templates.hold.dump()
+
+    def load(self, state: bytes, running: list[Any] | None = None, now_ns: int = 0) -> None:
+        """Restore what :meth:`dump` and :meth:`dump_running` gave, into a fresh decoder."""
+        if state:
+            values = json.loads(state)
+            if values["version"] != STATE_VERSION:
+                raise ValueError(f"decoder state of version {values['version']}")
+            self.sources.load(values["sources"])
+            self._templates.table.load(values["templates"])
+            self.options.load(values["options"])
+        if running:
+            self._templates.hold.load(running)
+            if now_ns:
+                self._templates.hold.expire(now_ns)
+
+
+_FIXED: dict[int, Callable[[DecodeContext, I64, SourceTable], None]] = {
+    ExportProtocol.NETFLOW_V1: fixed.decode_v1,
+    ExportProtocol.NETFLOW_V5: fixed.decode_v5,
+    ExportProtocol.NETFLOW_V7: fixed.decode_v7,
+}
+_PROTOCOLS = [p for p in ExportProtocol if p is not ExportProtocol.UNKNOWN]
+
+
+def _text(octets: bytes) -> str:
+    return str(ip_address(octets[12:] if octets[:12] == IPV4_MAPPED_PREFIX else octets))
+
+
+class _Common:
+    """The columns that every row has: who sent it, and when."""
+
+    def __init__(self, ctx: DecodeContext, sources: SourceTable) -> None:
+        batch = ctx.batch
+        unique, inverse = np.unique(ctx.source, return_inverse=True)
+        of = [sources.sources[s] for s in unique.tolist()]
+        self._protocol = np.asarray([s.protocol for s in of], np.uint8)[inverse]
+        self._domain = np.asarray([s.domain for s in of], np.uint32)[inverse]
+        self._address = np.ascontiguousarray(batch.address).view("V16").ravel()
+        self._ctx = ctx
+
+    def columns(self, rows: Columns) -> dict[str, Column]:
+        """Common columns of ``rows``, from the datagram of each."""
+        ctx, batch, at = self._ctx, self._ctx.batch, rows.datagram
+        address = self._address[at].view(np.uint8).reshape(len(at), 16)
+        columns = {
+            "received_ns": Column(batch.received_ns[at], pa.int64()),
+            "exporter": Column(address, ADDRESS),
+            "exporter_port": Column(batch.port[at], pa.uint16()),
+            "export_protocol": Column(self._protocol[at], pa.uint8()),
+            "observation_domain": Column(self._domain[at], pa.uint32()),
+        }
+        export = ctx.export_ns[at]
+        if export.any():
+            columns["export_ns"] = Column(export, pa.int64(), None if export.all() else export > 0)
+        return columns
+
+    def options(self, records: list[OptionsRecord]) -> pa.RecordBatch:
+        """Options records as rows."""
+        at = np.asarray([r.datagram for r in records], np.int64)
+        columns = self.columns(Columns(at, self._ctx.source[at]))
+        template = np.asarray([r.template_id for r in records], np.uint16)
+        columns.setdefault("export_ns", Column(self._ctx.export_ns[at], pa.int64()))
+        columns["template_id"] = Column(template, pa.uint16())
+        for name in ("scope", "fields"):
+            texts = [json.dumps(getattr(r, name)) for r in records]
+            columns[name] = Column(pa.array(texts, pa.string()), pa.string())
+        return record_batch(columns).select(OPTIONS_SCHEMA.names)
