@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 import appliance
-from api import flows, health, metrics, node, problems
+from api import exporters, flows, health, metrics, node, problems
 from api.gate import Gate
 from api.node_file import Watcher
 from appliance.config import Config
@@ -49,6 +49,6 @@ def create_app(config: Config) -> FastAPI:
         redoc_url=None,
     )
     problems.install(app)
-    for part in (health, node, flows, metrics):
+    for part in (health, node, exporters, flows, metrics):
         app.include_router(part.router)
     return app

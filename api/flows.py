@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from pydantic import Field
 
-from api.problems import ProblemDocument
-from api.queries import MAX_LIMIT, Duration, Grouped, Selected, answer, rows
+from api.queries import MAX_LIMIT, Duration, Grouped, Selected, answer, answers, rows
 from appliance.query.engine import Engine
 from appliance.query.search import DEFAULT_COLUMNS, flows
 from appliance.query.select import Result
+from appliance.query.times import read_span
 from appliance.query.traffic import series, top
-from appliance.query.values import read_duration
 
 router = APIRouter(prefix="/v1/flows", tags=["flows"])
 
@@ -63,20 +62,6 @@ class SearchQuery(Selected):
         return [c.strip() for c in self.columns.split(",") if c.strip()] or list(DEFAULT_COLUMNS)
 
 
-def _answers(example: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
-    return {
-        200: {"content": {"application/json": {"example": example}}},
-        422: {
-            "model": ProblemDocument,
-            "description": "A parameter is not valid; `errors` names it",
-        },
-        503: {
-            "model": ProblemDocument,
-            "description": "Too many queries, or one that took too long",
-        },
-    }
-
-
 _WINDOW = {"since_ns": 1767268800000000000, "until_ns": 1767269700000000000}
 _TOTAL = {"bytes": 812340000, "packets": 1200450, "flows": 60210, "unknown": 0}
 _SUMS = {"bytes": 120400000, "packets": 98000, "flows": 512, "bps": 1070222.2, "pps": 108.9}
@@ -94,7 +79,7 @@ def _summary(result: Result) -> dict[str, object]:
 @router.get(
     "/top",
     summary="What talked most",
-    responses=_answers(
+    responses=answers(
         {**_WINDOW, "total": _TOTAL, "rows": [{"src_addr": "10.0.0.1", **_SUMS, "share": 0.148}]}
     ),
 )
@@ -122,7 +107,7 @@ async def flows_top(request: Request, query: Annotated[TopQuery, Query()]) -> Re
 @router.get(
     "/series",
     summary="Traffic over time",
-    responses=_answers(
+    responses=answers(
         {
             **_WINDOW,
             "total": _TOTAL,
@@ -141,7 +126,7 @@ async def flows_series(request: Request, query: Annotated[SeriesQuery, Query()])
             filter=query.filter,
             window=window,
             metric=query.metric,
-            step_ns=read_duration(query.step) if query.step else None,
+            step_ns=read_span(query.step) if query.step else None,
             limit=query.limit,
             scaled=query.scaled,
         )
@@ -153,7 +138,7 @@ async def flows_series(request: Request, query: Annotated[SeriesQuery, Query()])
 @router.get(
     "/search",
     summary="Flow records",
-    responses=_answers(
+    responses=answers(
         {
             **_WINDOW,
             "next": "WzE3NjcyNjk2OTk5OTAwMDAwMDAsMV0",

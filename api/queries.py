@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import orjson
 import pyarrow as pa
@@ -15,35 +15,41 @@ from fastapi.responses import Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from api.gate import Gate, too_slow
-from api.problems import Problem
+from api.problems import Problem, ProblemDocument
 from appliance.query.engine import Engine, QueryError, QueryTimeoutError, Window
 from appliance.query.filter import FilterError
-from appliance.query.values import TIME, Span, read_duration
+from appliance.query.times import DAY, read_span, read_time
 
 MAX_FILTER = 4096
 """Characters of a filter."""
 MAX_LIMIT = 10_000
 DEFAULT_LAST = "15m"
-EARLIEST_NS, LATEST_NS = 0, 2**63 - 1
 
 
 def _moment(text: str) -> str:
-    _moment_ns(text)
+    _moment_ns(text, time.time_ns())
     return text
 
 
-def _moment_ns(text: str) -> int:
+def _moment_ns(text: str, now_ns: int) -> int:
     # a plus sign in a query string is a space
-    found = TIME.read(re.sub(r"(T\d\d:\d\d\S*) (\d\d:?\d\d)$", r"\1+\2", text))
-    assert isinstance(found, Span)
-    if not EARLIEST_NS <= found.low <= LATEST_NS:
-        raise ValueError("a time since 1970, in ns before 2**63")
-    return int(found.low)
+    text = re.sub(r"(T\d\d:\d\d\S*) (\d\d:?\d\d)$", r"\1+\2", text)
+    try:
+        found = read_time(text, now_ns)
+    except QueryError as error:
+        raise ValueError(str(error)) from None
+    if not 0 <= found < 2**63:
+        raise ValueError("that is before 1970, or after 2262")
+    return found
 
 
 def _duration(text: str) -> str:
-    if not 0 < read_duration(text) <= 36525 * 86400 * 10**9:
-        raise ValueError("a duration of more than 0 and at most 36525d")
+    try:
+        length = read_span(text)
+    except QueryError as error:
+        raise ValueError(str(error)) from None
+    if length > 36525 * DAY:
+        raise ValueError("that is more than a century")
     return text
 
 
@@ -58,8 +64,8 @@ class Selected(BaseModel):
 
     since: Moment | None = Field(
         None,
-        description="Earliest arrival, included: ISO 8601 (UTC where it has no offset) or ns since "
-        "the epoch",
+        description="Earliest arrival, included: ISO 8601 (UTC where it has no offset), how long "
+        "ago (`2h`), or s, ms, µs or ns since the epoch",
         examples=["2026-01-01T12:00:00Z"],
     )
     until: Moment | None = Field(
@@ -83,20 +89,16 @@ class Selected(BaseModel):
         if self.since is not None and self.last is not None:
             raise ValueError("since and last exclude each other")
         window = self.window(time.time_ns())
-        if (
-            window.since_ns is None
-            or window.until_ns is None
-            or (window.since_ns >= window.until_ns)
-        ):
+        if (window.since_ns or 0) >= (window.until_ns or 0):
             raise ValueError("since must be before until")
         return self
 
     def window(self, now_ns: int) -> Window:
         """The span of arrival time that is meant."""
-        until = _moment_ns(self.until) if self.until is not None else now_ns
+        until = _moment_ns(self.until, now_ns) if self.until is not None else now_ns
         if self.since is not None:
-            return Window(_moment_ns(self.since), until)
-        return Window(max(until - read_duration(self.last or DEFAULT_LAST), 0), until)
+            return Window(_moment_ns(self.since, now_ns), until)
+        return Window(max(until - read_span(self.last or DEFAULT_LAST), 0), until)
 
 
 Metric = Literal["bytes", "packets", "flows", "bps", "pps"]
@@ -118,6 +120,21 @@ class Grouped(Selected):
     def keys(self) -> list[str]:
         """The columns of ``by``."""
         return [name.strip() for name in self.by.split(",") if name.strip()]
+
+
+def answers(example: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
+    """The answers of an operation that queries, for OpenAPI."""
+    return {
+        200: {"content": {"application/json": {"example": example}}},
+        422: {
+            "model": ProblemDocument,
+            "description": "A parameter is not valid; `errors` names it",
+        },
+        503: {
+            "model": ProblemDocument,
+            "description": "Too many queries, or one that took too long",
+        },
+    }
 
 
 def rows(table: pa.Table) -> list[dict[str, object]]:
