@@ -51,6 +51,8 @@ COUNTER_FIELDS = {
 """``bytes_field`` and ``packets_field`` by element."""
 MARKS = ("uptime_lt_switched", "from_frame")
 """Booleans that are shown where they are true only."""
+READY = ("scope", "fields")
+"""Columns of options data that hold JSON."""
 _FIRST = ("exporter", "exporter_port", "export_protocol", "observation_domain", "template_id")
 _WITHOUT_DOMAIN = (
     ExportProtocol.NETFLOW_V1,
@@ -77,11 +79,16 @@ class Renderer:
     def __init__(self, registry: Registry) -> None:
         self._macs = {e.column for e in registry if e.type == "macAddress"}
 
-    def lines(self, batch: pa.RecordBatch, packet: pa.Array) -> list[str]:
-        """A JSON object for each row; ``packet``: int64, the rows' frame numbers."""
+    def lines(self, batch: pa.RecordBatch, packet: pa.Array, kind: str = "") -> list[str]:
+        """A JSON object for each row; ``packet``: int64, the rows' frame numbers.
+
+        ``kind`` becomes the key ``type``. The columns :data:`READY` are JSON already.
+        """
         names = batch.schema.names
         order = [n for n in _FIRST if n in names] + [n for n in names if n not in _FIRST]
         fields = [_member("packet", _number(packet))]
+        if kind:
+            fields.insert(0, pa.array([f'"type":"{kind}"'] * len(packet)))
         for name in order:
             fields += self._fields(name, batch.column(names.index(name)), batch)
         body = pc.binary_join_element_wise(*fields, ",", null_handling="skip")
@@ -132,6 +139,8 @@ class Renderer:
             return pc.binary_join_element_wise("[", pc.binary_join(items, ","), "]", "")
         if pa.types.is_binary(kind):
             return _mapped(column, bytes.hex)
+        if name in READY:
+            return column
         if pa.types.is_string(kind):
             return _mapped(column, str)
         return pa.array([None if v is None else _text(_plain(v)) for v in column.to_pylist()])
