@@ -9,8 +9,10 @@ what it does not cover is in the journal, and is decoded again with the state of
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -63,8 +65,16 @@ class Shard:
         self._poisoned = 0
         self._retry_at = 0.0
         self._oldest_ns = 0
+        self._lock = self._own()
         for table in self._rows:
             (self.store / table).mkdir(parents=True, exist_ok=True)
+
+    def _own(self) -> int:
+        """Wait until no other process has this shard: a killed one may take a moment to be gone."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        lock = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return lock
 
     def recover(self, now_ns: int) -> None:
         """Take up where the process before stopped, however it stopped."""
@@ -78,7 +88,7 @@ class Shard:
             self.ledger.load(point.parts["ledger"])
             state = self.directory / point.state if point.state else None
             self.decoder.load(
-                state.read_bytes() if state else b"", point.parts["decoder"], now_ns
+                state.read_bytes() if state else b"", json.loads(point.parts["held"]), now_ns
             )
             self._state_revision = self.decoder.revision
         found = self.journal.recover(point.position)
@@ -204,7 +214,10 @@ class Shard:
                 staged=[str(path.relative_to(self.store)) for path in staged],
                 state=self._save_state(),
                 torn=self.checkpoint.torn,
-                parts={"ledger": self.ledger.dump(), "decoder": self.decoder.dump_running()},
+                parts={
+                    "ledger": self.ledger.dump(),
+                    "held": json.dumps(self.decoder.dump_running()).encode(),
+                },
             )
             checkpoints.save(self.directory, point)
         except OSError:
@@ -260,3 +273,4 @@ class Shard:
             self._retry_at = 0.0
             self.flush(time.time_ns())
         self.journal.close()
+        os.close(self._lock)
