@@ -69,7 +69,9 @@ class Decoded:
     exporter: I64
     """Number in :class:`SourceTable`."""
     source: I64
-    """Number in :class:`SourceTable`; -1 for what has none."""
+    """Number in :class:`SourceTable`."""
+    length: I64
+    """Bytes."""
     export_ns: I64
     sequence: I64
     sequence_units: I64
@@ -220,6 +222,7 @@ class Decoder:
             status=ctx.status,
             exporter=ctx.exporter,
             source=ctx.source,
+            length=ctx.batch.length,
             export_ns=ctx.export_ns,
             sequence=ctx.sequence,
             sequence_units=ctx.sequence_units,
