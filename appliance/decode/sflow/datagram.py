@@ -12,9 +12,9 @@ from appliance.decode.sflow.flows import flow_columns
 from appliance.decode.sflow.samples import (
     COUNTER_KINDS,
     FLOW_KINDS,
-    HEAD_BYTES,
     Heads,
     read_heads,
+    sort,
 )
 from appliance.decode.sflow.table import Table, format_set, known, standard_formats
 from appliance.decode.sflow.walk import Units, walk
@@ -55,32 +55,27 @@ def decode(ctx: DecodeContext, index: I64, sources: SourceTable) -> None:
     agent = header[:, 8:24].copy()
     agent[four, :12] = _MAPPED
     agent[four, 12:] = header[four, 8:12]
-    for kinds in (FLOW_KINDS, COUNTER_KINDS):
-        mine = np.zeros(len(samples), np.bool_)
-        for kind in kinds:
-            of_kind = samples.format == kind
-            whole = samples.end - samples.start >= HEAD_BYTES[kind]
-            short = samples.owner[of_kind & ~whole]
-            ctx.mark(
-                index[short], Status.MALFORMED_DATA, samples.start[of_kind & ~whole] - start[short],
-                "a sample is shorter than its head",
-            )  # fmt: skip
-            mine |= of_kind & whole
-        chosen = samples.select(mine)
-        if not len(chosen):
+    sorted_ = sort(samples)
+    if sorted_.short.any():
+        short = samples.select(sorted_.short)
+        where = short.start - start[short.owner]
+        ctx.mark(
+            index[short.owner], Status.MALFORMED_DATA, where, "a sample is shorter than its head"
+        )
+    for kinds, mine in ((FLOW_KINDS, sorted_.flows), (COUNTER_KINDS, sorted_.counters)):
+        if not mine.any():
             continue
+        chosen = samples.select(mine)
         heads = read_heads(buffer, chosen, kinds)
         records = walk(buffer, heads.records, chosen.end, heads.declared, MAX_RECORDS)
-        owner = chosen.owner
-        _complain(ctx, records, index[owner], start[owner], "record")
+        datagram = index[chosen.owner]
+        _complain(ctx, records, datagram, start[chosen.owner], "record")
+        agents = agent.take(chosen.owner, axis=0)
         if kinds is FLOW_KINDS:
-            columns = flow_columns(ctx, index[owner], agent[owner], chosen, heads, records)
-            ctx.flows.append(columns)
-            ctx.records += np.bincount(index[owner], minlength=len(ctx.records))
+            ctx.flows.append(flow_columns(ctx, datagram, agents, chosen, heads, records))
+            ctx.records += np.bincount(datagram, minlength=len(ctx.records))
         else:
-            ctx.counters.append(
-                _counter_columns(ctx, index[owner], agent[owner], heads, records)
-            )  # fmt: skip
+            ctx.counters.append(_counter_columns(ctx, datagram, agents, heads, records))
 
 
 def _headers(ctx: DecodeContext, index: I64) -> tuple[I64, U8, I64]:

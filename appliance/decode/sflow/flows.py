@@ -29,6 +29,9 @@ from appliance.decode.sflow.walk import Units
 from appliance.schema import CANONICAL, FlowKind, SamplingSource
 
 _KNOWN = format_set(RAW_HEADER, *FLOW_FORMATS)
+_KIND = np.full(DISCARD + 1, FlowKind.FLOW_SAMPLE, np.uint8)
+_KIND[DISCARD] = FlowKind.DISCARD_SAMPLE
+_SAMPLING = np.array([SamplingSource.UNKNOWN, SamplingSource.HEADER], np.uint8)
 _RAW_HEAD = 16
 """Bytes of a raw header record before the header itself."""
 
@@ -62,16 +65,13 @@ def flow_columns(
 
 def _heads(table: Table, agent: U8, samples: Units, heads: Heads) -> None:
     fields = heads.fields
-    discarded = samples.format == DISCARD
-    kind = np.where(discarded, FlowKind.DISCARD_SAMPLE, FlowKind.FLOW_SAMPLE).astype(np.uint8)
     table.set("agent", agent)
-    table.set("kind", kind)
+    table.set("kind", _KIND[samples.format])
     if "sampling_rate" in fields:
         rate, valid = fields.pop("sampling_rate")
         # a rate of 0 says nothing, and a discard is not a sample of anything
         table.set("sampling_rate", rate, rate > 0)
-        source = np.where(rate > 0, SamplingSource.HEADER, SamplingSource.UNKNOWN)
-        table.set("sampling_source", source.astype(np.uint8), valid)
+        table.set("sampling_source", _SAMPLING[(rate > 0).view(np.uint8)], valid)
     if "in_if_format" in fields:
         # in compact samples it has no meaning, and is 0 but in error
         said = (samples.format == EXPANDED_FLOW) | (fields["in_if_format"][0] > 0)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from appliance.decode import gather
@@ -53,6 +54,12 @@ _TYPE: dict[str, pa.DataType] = {
     "adapters": LABELS,
 }
 _MAPPED = np.frombuffer(bytes(10) + b"\xff\xff", np.uint8)
+# RFC 3629, section 4; Arrow matches binary columns byte by byte
+_UTF8 = (
+    r"^(?:[\x00-\x7f]|[\xc2-\xdf][\x80-\xbf]|\xe0[\xa0-\xbf][\x80-\xbf]"
+    r"|[\xe1-\xec\xee\xef][\x80-\xbf]{2}|\xed[\x80-\x9f][\x80-\xbf]"
+    r"|\xf0[\x90-\xbf][\x80-\xbf]{2}|[\xf1-\xf3][\x80-\xbf]{3}|\xf4[\x80-\x8f][\x80-\xbf]{2})*$"
+)
 MAX_GROUPS = 32
 """Segments of one AS path, or adapters of one host, that are read."""
 
@@ -196,20 +203,24 @@ def _string(buffer: U8, pos: I64, end: I64) -> tuple[pa.Array, I64]:
 
 
 def text(buffer: U8, start: I64, length: I64, valid: Mask) -> pa.Array:
-    """Strings of ``length`` bytes from ``start``; if any is not UTF-8, bytes above 127 become ?."""
-    data = buffer[gather.ranges(start, length)[0]]
-    offsets = _offsets(length)
+    """Strings of ``length`` bytes from ``start``; of those that are not UTF-8, the ASCII part."""
+    where, owner = gather.ranges(start, length)
+    data = buffer[where]
     nulls = len(valid) - int(np.count_nonzero(valid))
     validity = pa.py_buffer(np.packbits(valid, bitorder="little")) if nulls else None
+    offsets = _offsets(length).buffers()[1]
 
     def build(type_: pa.DataType, content: U8) -> pa.Array:
-        buffers = [validity, offsets.buffers()[1], pa.py_buffer(content)]
+        buffers = [validity, offsets, pa.py_buffer(content)]
         return pa.Array.from_buffers(type_, len(length), buffers, nulls)
 
+    array = build(pa.binary(), data)
     try:
-        return build(pa.binary(), data).cast(pa.string())
+        return array.cast(pa.string())
     except pa.ArrowInvalid:
-        return build(pa.string(), np.where(data < 128, data, np.uint8(ord("?"))))
+        sound = pc.fill_null(pc.match_substring_regex(array, _UTF8), True)
+        keep = (data < 128) | sound.to_numpy(zero_copy_only=False)[owner]
+        return build(pa.string(), np.where(keep, data, np.uint8(ord("?"))))
 
 
 def _list(buffer: U8, pos: I64, end: I64) -> tuple[pa.Array, I64]:

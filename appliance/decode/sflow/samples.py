@@ -14,6 +14,8 @@ from appliance.decode.sflow.walk import Units
 FLOW, COUNTER, EXPANDED_FLOW, EXPANDED_COUNTER, DISCARD = 1, 2, 3, 4, 5
 FLOW_KINDS = (FLOW, EXPANDED_FLOW, DISCARD)
 COUNTER_KINDS = (COUNTER, EXPANDED_COUNTER)
+OTHER = 6
+"""Stands for all kinds that are not known."""
 
 _HEADS: dict[int, tuple[str, ...]] = {
     FLOW: ("sequence", "source", "sampling_rate", "sample_pool", "drops", "input", "output"),
@@ -43,8 +45,12 @@ _HEADS: dict[int, tuple[str, ...]] = {
 }
 """Words before the number of records; ``source``, ``input`` and ``output`` hold two values each."""
 
-HEAD_BYTES = {kind: 4 * len(names) + 4 for kind, names in _HEADS.items()}
+_HEAD_BYTES = {kind: 4 * len(names) + 4 for kind, names in _HEADS.items()}
 _VALUE_BITS = 30
+_LEAST = np.zeros(OTHER + 1, np.int64)
+_LEAST[list(_HEAD_BYTES)] = list(_HEAD_BYTES.values())
+_IS_FLOW = np.isin(np.arange(OTHER + 1), FLOW_KINDS)
+_IS_COUNTER = np.isin(np.arange(OTHER + 1), COUNTER_KINDS)
 
 
 @dataclass(slots=True)
@@ -57,6 +63,23 @@ class Heads:
     """``uint32 (n,)``: records that each sample says it has."""
     records: I64
     """``int64 (n,)``: where the first record starts."""
+
+
+@dataclass(slots=True)
+class Sorted:
+    """Which of ``n`` samples are what: ``bool (n,)`` each."""
+
+    flows: Mask
+    counters: Mask
+    short: Mask
+    """Flow and counter samples that are shorter than their heads; in none of the others."""
+
+
+def sort(samples: Units) -> Sorted:
+    """Tell the kinds of samples apart."""
+    kind = np.minimum(samples.format, OTHER)
+    whole = samples.end - samples.start >= _LEAST[kind]
+    return Sorted(_IS_FLOW[kind] & whole, _IS_COUNTER[kind] & whole, ~whole)
 
 
 def _split(kind: int, name: str, word: NDArray[Any]) -> dict[str, NDArray[np.uint32]]:
@@ -83,7 +106,7 @@ def read_heads(buffer: U8, samples: Units, kinds: tuple[int, ...]) -> Heads:
     for kind in present:
         rows = None if len(present) == 1 else np.flatnonzero(samples.format == kind)
         start = samples.start if rows is None else samples.start[rows]
-        words = block(buffer, start, HEAD_BYTES[kind]).view(">u4")
+        words = block(buffer, start, _HEAD_BYTES[kind]).view(">u4")
         fields = {
             name: values
             for i, head in enumerate(_HEADS[kind])
@@ -92,10 +115,10 @@ def read_heads(buffer: U8, samples: Units, kinds: tuple[int, ...]) -> Heads:
         if rows is None:
             out.fields = {name: (values, None) for name, values in fields.items()}
             out.declared = words[:, -1].astype(np.uint32)
-            out.records = start + HEAD_BYTES[kind]
+            out.records = start + _HEAD_BYTES[kind]
             continue
         out.declared[rows] = words[:, -1]
-        out.records[rows] = start + HEAD_BYTES[kind]
+        out.records[rows] = start + _HEAD_BYTES[kind]
         for name, values in fields.items():
             if name not in out.fields:
                 out.fields[name] = (np.zeros(n, np.uint32), np.zeros(n, np.bool_))

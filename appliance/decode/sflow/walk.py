@@ -61,34 +61,41 @@ def walk(buffer: U8, start: I64, end: I64, declared: NDArray[np.uint32], limit: 
     decides. At most ``limit`` of each are read.
     """
     n = len(start)
-    pos = start.copy()
+    stopped = start.copy()
     found = np.zeros(n, np.int64)
     lying, missing = np.zeros(n, np.bool_), np.zeros(n, np.bool_)
-    active = np.flatnonzero(declared > 0)
     rounds: list[tuple[I64, NDArray[np.uint32], I64, I64]] = []
+    # of those that go on: their numbers, where they are, where they end, what they declare
+    active = np.flatnonzero(declared)
+    pos, stop, count = start[active], end[active], declared[active]
     for number in range(limit):
-        fits = pos[active] + 8 <= end[active]
+        body = pos + 8
+        fits = body <= stop
         if not fits.all():
             missing[active[~fits]] = True
-            active = active[fits]
+            stopped[active[~fits]] = pos[~fits]
+            active, pos, stop, count = active[fits], pos[fits], stop[fits], count[fits]
+            body = pos + 8
         if not len(active):
             break
-        body = pos[active] + 8
         head = block(buffer, body - 8, 8).view(">u4")
         length = head[:, 1].astype(np.int64)
-        stop = end[active]
-        room = stop - body
-        rounds.append((active, head[:, 0], body, body + np.minimum(length, room)))
+        value_end = np.minimum(body + length, stop)
+        rounds.append((active, head[:, 0], body, value_end))
         # XDR rounds opaque data up to four bytes (RFC 4506, section 4.10)
-        pos[active] = np.minimum(body + (length + 3 & ~3), stop)
+        pos = np.minimum(body + (length + 3 & ~3), stop)
+        more = count > number + 1
+        short = value_end - body < length
+        if short.any():
+            lying[active[short]] = True
+            more &= ~short
         found[active] = number + 1
-        more = declared[active] > number + 1
-        if (length > room).any():
-            lying[active[length > room]] = True
-            more &= length <= room
-        active = active[more]
+        if not more.all():
+            stopped[active[~more]] = pos[~more]
+            active, pos, stop, count = active[more], pos[more], stop[more], count[more]
     over = np.zeros(n, np.bool_)
-    over[active] = pos[active] + 8 <= end[active]
+    over[active] = pos + 8 <= stop
+    stopped[active] = pos
 
     first = np.cumsum(found) - found
     total = int(found.sum())
@@ -98,14 +105,14 @@ def walk(buffer: U8, start: I64, end: I64, declared: NDArray[np.uint32], limit: 
         np.empty(total, np.int64),
         np.empty(total, np.int64),
         found,
-        pos,
+        stopped,
         lying,
         missing,
         over,
     )
-    for number, (rows, format_, body, stop) in enumerate(rounds):
+    for number, (rows, format_, body, value_end) in enumerate(rounds):
         index = first[rows] + number
         units.format[index] = format_
         units.start[index] = body
-        units.end[index] = stop
+        units.end[index] = value_end
     return units
