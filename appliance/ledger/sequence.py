@@ -148,7 +148,7 @@ class SequenceTracker:
         table = pa.table(
             {name: pa.array(values[:used]) for name, values in self._state.items()}
         ).replace_schema_metadata({"gaps": gaps})
-        return _to_ipc(table)
+        return to_ipc(table)
 
     def load(self, dumped: bytes) -> None:
         """Restore what :meth:`dump` gave."""
@@ -166,7 +166,8 @@ class SequenceTracker:
         }
 
 
-def _to_ipc(table: pa.Table) -> bytes:
+def to_ipc(table: pa.Table) -> bytes:
+    """``table`` as an Arrow IPC stream, lz4."""
     sink = pa.BufferOutputStream()
     options = pa.ipc.IpcWriteOptions(compression="lz4")
     with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
