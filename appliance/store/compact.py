@@ -86,8 +86,9 @@ Observer = Callable[[pa.Table], None]
 def hot_jobs(table: Path, min_rows: int = MAX_ROWS, before_ns: int | None = None) -> list[Job]:
     """Jobs for the hot segments of ``table`` that are worth it.
 
-    That is a run of at least ``min_rows`` rows, or one that begins before ``before_ns``. The newest
-    segment of each shard is left alone: a collector that recovers may want to look at it.
+    That is a run to which no more can be added, one of at least ``min_rows`` rows, or one that
+    begins before ``before_ns``. The newest segment of each shard is left alone: a collector that
+    recovers may want to look at it.
     """
     manifest = manifests.load(table)
     shards: dict[tuple[str, int], list[StoredFile]] = {}
@@ -102,10 +103,10 @@ def hot_jobs(table: Path, min_rows: int = MAX_ROWS, before_ns: int | None = None
         files.sort(key=lambda f: f.name)
         barriers = [n.first for n in unread if (n.node, n.shard) == (node, shard)]
         barriers += [r.first for r in manifest.of_shard(node, shard)]
-        for run in _runs(files[:-1], sorted(barriers)):
-            rows = sum(f.rows for f in run)
-            begin = min(f.min_ns for f in run)
-            if rows >= min_rows or (before_ns is not None and begin < before_ns):
+        runs = _runs(files[:-1], sorted(barriers))
+        for run in runs:
+            full = run is not runs[-1] or sum(f.rows for f in run) >= min_rows
+            if full or (before_ns is not None and min(f.min_ns for f in run) < before_ns):
                 jobs.append(Job(tuple(run)))
     return jobs
 
@@ -142,38 +143,38 @@ def _runs(files: list[StoredFile], barriers: list[int]) -> list[list[StoredFile]
     return runs
 
 
-def merge_jobs(table: Path, ready: Callable[[Range], bool]) -> list[Job]:
+def merge_jobs(table: Path, apart: Iterable[SegmentName] = ()) -> list[Job]:
     """Jobs that merge runs of small ranges into large ones.
 
     A range is only merged with ones that together are at least as large, so that a row is written
-    again O(log(rows of a job)) times. ``ready``: whether a range may be merged now.
+    again O(log(rows of a job)) times. No merged range will cover a hot segment, or one of
+    ``apart``.
     """
     manifest = manifests.load(table)
     files: dict[tuple[str, int, int], list[StoredFile]] = {}
-    hot: dict[tuple[str, int], list[int]] = {}
+    others = list(apart)
     for file in snapshot(table):
         name = file.name
         if name.hour is None:
-            hot.setdefault((name.node, name.shard), []).append(name.first)
+            others.append(name)
         else:
             files.setdefault((name.node, name.shard, name.first), []).append(file)
     jobs: list[Job] = []
     for node, shard in manifest.shards():
-        numbers = hot.get((node, shard), [])
+        barriers = [n for n in others if (n.node, n.shard) == (node, shard)]
         run: list[Range] = []
-        for r in [*manifest.of_shard(node, shard), None]:
-            fits = r is not None and ready(r) and sum(x.rows for x in run) + r.rows <= MAX_ROWS
-            if r is not None and fits and not _hot_between(run, r, numbers):
-                run.append(r)
-                continue
-            _merge(run, files, jobs)
-            run = [r] if r is not None and ready(r) and r.rows <= MAX_ROWS // 2 else []
+        for r in manifest.of_shard(node, shard):
+            wider = run[0].first if run else r.first
+            if sum(x.rows for x in run) + r.rows > MAX_ROWS or any(
+                wider <= n.last and n.first <= r.last for n in barriers
+            ):
+                _merge(run, files, jobs)
+                run = []
+                if any(r.first <= n.last and n.first <= r.last for n in barriers):
+                    continue
+            run.append(r)
+        _merge(run, files, jobs)
     return jobs
-
-
-def _hot_between(run: list[Range], r: Range, numbers: list[int]) -> bool:
-    """Whether a hot segment lies between ``run`` and ``r``: it must not be covered unread."""
-    return bool(run) and any(run[-1].last < n < r.first for n in numbers)
 
 
 def _merge(

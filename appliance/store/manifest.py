@@ -92,6 +92,12 @@ class Manifest:
         i = bisect_right(firsts, first) - 1
         return ranges[i] if i >= 0 and ranges[i].covers(first, last) else None
 
+    def touches(self, node: str, shard: int, first: int, last: int) -> bool:
+        """Whether a range has a number in common with segments ``first`` to ``last``."""
+        firsts, ranges = self._by_shard.get((node, shard), ([], []))
+        i = bisect_right(firsts, last) - 1
+        return i >= 0 and ranges[i].last >= first
+
     def with_changes(self, remove: Iterable[Range], add: Iterable[Range]) -> Manifest:
         """A manifest without the ranges ``remove`` and with ``add``; refuses an overlap."""
         gone = set(remove)

@@ -7,7 +7,7 @@ What a crash left behind (temporary files, Parquet files that were never committ
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,8 +37,16 @@ def _named(table: Path, manifest: Manifest) -> set[Path]:
     return {table / range_name(r, p.part).relative for r in manifest.ranges for p in r.parts}
 
 
-def sweep(table: Path, now_ns: int, grace_ns: int = GRACE_NS) -> int:
-    """Tidy ``table``; returns the bytes freed. The caller is the only one who packs."""
+def sweep(
+    table: Path,
+    now_ns: int,
+    grace_ns: int = GRACE_NS,
+    needed: Callable[[Range], bool] = lambda r: False,
+) -> int:
+    """Tidy ``table``; returns the bytes freed. The caller is the only one who packs.
+
+    ``needed``: whether the entry of a range must stay though it has no file any more.
+    """
     manifest = manifests.load(table)
     freed = 0
     for path, r in list(superseded(table, manifest)):
@@ -57,7 +65,7 @@ def sweep(table: Path, now_ns: int, grace_ns: int = GRACE_NS) -> int:
             freed += _unlink(path)
         with contextlib.suppress(OSError):
             (table / folder).rmdir()  # if it is empty
-    _forget(table, now_ns, grace_ns)
+    _forget(table, now_ns, grace_ns, needed)
     return freed
 
 
@@ -70,7 +78,7 @@ def _unlink(path: Path) -> int:
     return size
 
 
-def _forget(table: Path, now_ns: int, grace_ns: int) -> None:
+def _forget(table: Path, now_ns: int, grace_ns: int, needed: Callable[[Range], bool]) -> None:
     """Take parts off the manifest whose files retention has removed, and ranges without any.
 
     The last range of a shard stays: it says which numbers were used.
@@ -86,7 +94,7 @@ def _forget(table: Path, now_ns: int, grace_ns: int) -> None:
                     p for p in r.parts if table / range_name(r, p.part).relative in present
                 )
                 settled = not 0 <= now_ns - r.committed_ns < grace_ns
-                gone = not parts and r is not ranges[-1] and settled
+                gone = not parts and r is not ranges[-1] and settled and not needed(r)
                 if gone or len(parts) != len(r.parts):
                     remove.append(r)
                     if not gone:
