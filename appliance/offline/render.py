@@ -16,6 +16,7 @@ What a record does not have is left out.
 from __future__ import annotations
 
 import ipaddress
+import math
 import re
 import socket
 from collections.abc import Callable
@@ -88,11 +89,11 @@ class Renderer:
         order = [n for n in _FIRST if n in names] + [n for n in names if n not in _FIRST]
         fields = [_member("packet", _number(packet))]
         if kind:
-            fields.insert(0, pa.array([f'"type":"{kind}"'] * len(packet)))
+            fields.insert(0, pa.repeat(_string(f'"type":"{kind}"'), len(packet)))
         for name in order:
             fields += self._fields(name, batch.column(names.index(name)), batch)
-        body = pc.binary_join_element_wise(*fields, ",", null_handling="skip")
-        lines: list[str] = pc.binary_join_element_wise("{", body, "}", "").to_pylist()
+        body = pc.binary_join_element_wise(*fields, _string(","), null_handling="skip")
+        lines: list[str] = _joined("{", body, "}").to_pylist()
         return lines
 
     def _fields(self, name: str, column: pa.Array, batch: pa.RecordBatch) -> list[pa.Array]:
@@ -119,10 +120,12 @@ class Renderer:
         elif name in MARKS:
             column = pc.if_else(column, column, pa.scalar(None, pa.bool_()))
         elif name == "export_ns":
-            column = pc.if_else(pc.equal(column, 0), pa.scalar(None, column.type), column)
+            column = pc.if_else(
+                pc.equal(column, pa.scalar(0, column.type)), pa.scalar(None, column.type), column
+            )
         elif (stem := _stem(name)) in TIMES:
             name = name.replace(stem, TIMES[stem])
-            column = pc.divide(column, 1_000_000)
+            column = pc.divide(column, _MILLION)
         return [_member(name, self._json(name, column))]
 
     def _json(self, name: str, column: pa.Array) -> pa.Array:
@@ -136,14 +139,15 @@ class Renderer:
             return _number(column)
         if pa.types.is_list(kind) and pa.types.is_integer(kind.value_type):
             items = pc.cast(column, pa.list_(pa.string()))
-            return pc.binary_join_element_wise("[", pc.binary_join(items, ","), "]", "")
+            return _joined("[", pc.binary_join(items, ","), "]")
         if pa.types.is_binary(kind):
             return _mapped(column, bytes.hex)
         if name in READY:
             return column
         if pa.types.is_string(kind):
             return _mapped(column, str)
-        return pa.array([None if v is None else _text(_plain(v)) for v in column.to_pylist()])
+        values = column.to_pylist(maps_as_pydicts="lossy")
+        return pa.array([None if v is None else _text(_plain(v)) for v in values], pa.string())
 
 
 def _stem(name: str) -> str:
@@ -156,12 +160,8 @@ def _stem(name: str) -> str:
 
 
 def _plain(value: object) -> object:
-    """What JSON can say of a float, a list, or a map (which Arrow gives as pairs)."""
-    if isinstance(value, float):
-        return value if value - value == 0 else None
-    if isinstance(value, list) and value and isinstance(value[0], tuple):
-        return dict(value)
-    return value
+    """What JSON can say of a value: it has no infinity."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _text(value: object) -> str:
@@ -173,7 +173,20 @@ def _number(column: pa.Array) -> pa.Array:
 
 
 def _member(name: str, text: pa.Array) -> pa.Array:
-    return pc.binary_join_element_wise(f'"{name}":', text, "")
+    return _joined(f'"{name}":', text, "")
+
+
+def _joined(before: str, text: pa.Array, after: str) -> pa.Array:
+    return pc.binary_join_element_wise(_string(before), text, _string(after), _EMPTY)
+
+
+def _string(text: str) -> pa.Scalar:
+    """A scalar with its type given: Arrow looks for pandas, each time, to find it out."""
+    return pa.scalar(text, pa.string())
+
+
+_EMPTY = _string("")
+_MILLION = pa.scalar(1_000_000, pa.int64())
 
 
 def _mapped(column: pa.Array, function: Callable[[Any], object]) -> pa.Array:
@@ -190,10 +203,11 @@ def _kind(column: pa.Array, batch: pa.RecordBatch) -> pa.Array:
     text = pa.array([names[k] for k in names], pa.string()).take(plain)
     if "in_if_format" not in batch.schema.names:
         return text
-    expanded = pc.and_(
-        pc.equal(column, int(FlowKind.FLOW_SAMPLE)), pc.is_valid(batch.column("in_if_format"))
+    sample = pc.equal(column, pa.scalar(int(FlowKind.FLOW_SAMPLE), column.type))
+    expanded = pc.and_(sample, pc.is_valid(batch.column("in_if_format")))
+    return pc.if_else(
+        pc.fill_null(expanded, pa.scalar(False)), _string("expanded_flow_sample"), text
     )
-    return pc.if_else(pc.fill_null(expanded, False), "expanded_flow_sample", text)
 
 
 def _names(enum: type[FlowKind]) -> dict[int, str]:

@@ -1,0 +1,1 @@
+"""Fuzzing of the decoders; see fuzz_decode.py."""
