@@ -293,9 +293,9 @@ class _Parser:
         op = ""
         if self.token.kind == "op":
             op = self.operator(found)
-        if found.collection == "map" and not op:
-            return Term(found, side, "has", (), key)
         listed = self.token.word == "in" and self.peek(1).text == "["
+        if found.collection == "map" and not op and not listed:
+            return Term(found, side, "has", (), key)
         if listed:
             self.take()
         if (self.token.kind, self.token.text) == ("mark", "["):

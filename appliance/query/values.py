@@ -343,6 +343,7 @@ TEXT = Kind(
     'a text such as "https"; with ~ a pattern such as "goog*"',
     Text,
     lambda value: quote(value.text) if isinstance(value, Text) else str(value),
+    ordered=False,
 )
 
 
