@@ -473,6 +473,7 @@ def test_more_declared_records_than_there_are():
 @pytest.mark.parametrize("length", [0, 3, 2**31 - 1, 2**32 - 4])
 def test_record_lengths_that_lie_cost_at_most_their_sample(length):
     ctx, _ = run(datagram(flow(raw_header(PACKET, length=length)), flow(raw_header(PACKET))))
+    assert ctx.status[0] in (Status.MALFORMED_DATA, Status.MALFORMED_LENGTH)
     assert len(rows(ctx.flows)) == 2
     assert rows(ctx.flows)[1]["src_port"] == 443
 
@@ -480,6 +481,8 @@ def test_record_lengths_that_lie_cost_at_most_their_sample(length):
 @pytest.mark.parametrize(("header_length", "port"), [(65535, 443), (0, None), (2**32 - 1, 443)])
 def test_header_lengths_that_lie_are_bounded_by_the_record(header_length, port):
     ctx, _ = run(datagram(flow(raw_header(PACKET, header_length=header_length)), flow()))
+    lie = header_length > len(PACKET)
+    assert ctx.status.tolist() == [Status.MALFORMED_DATA if lie else Status.DECODED]
     row = rows(ctx.flows)[0]
     assert row["header_length"] == header_length
     assert row.get("src_port") == port
@@ -501,6 +504,7 @@ def test_as_paths_and_communities_of_billions_cost_no_memory():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1 << 20
+    assert ctx.status.tolist() == [Status.MALFORMED_DATA]
     got = rows(ctx.flows)
     assert [r["src_as"] for r in got] == [2] * 5
     assert [r.get("as_path") for r in got] == [None] * 4 + [[77]]
@@ -509,9 +513,34 @@ def test_as_paths_and_communities_of_billions_cost_no_memory():
 
 
 def test_strings_longer_than_their_record_are_null():
-    row = one_flow(unit(1005, words(1, 2**32 - 1) + b"abcd"), unit(1038, words(5) + b"abcd"))
+    ctx, _ = run(
+        datagram(flow(unit(1005, words(1, 2**32 - 1) + b"abcd"), unit(1038, words(5) + b"abcd")))
+    )
+    assert ctx.status.tolist() == [Status.MALFORMED_DATA]
+    assert [(e.offset, e.detail) for e in ctx.errors] == [
+        (28 + 8 + 32 + 8, "a record is shorter than what it counts"),
+        (28 + 8 + 32 + 8 + 12 + 8, "a record is shorter than what it counts"),
+    ]
+    (row,) = rows(ctx.flows)
     assert row["url_direction"] == 1
     assert not {"url", "url_host", "drop_function"} & row.keys()
+
+
+def test_a_record_that_ends_before_its_last_fields_is_old_not_wrong():
+    row = one_flow(unit(1001, words(10, 1)), unit(1004, words(3) + opaque(b"alice")))
+    assert (row["ext_vlan_in"], row["src_user"]) == (10, "alice")
+    assert not {"ext_vlan_out", "dst_user", "dst_user_charset"} & row.keys()
+
+
+def test_an_address_of_no_known_type_ends_its_record():
+    ctx, _ = run(
+        datagram(flow(unit(1002, words(3, 1, 24, 24))), flow(unit(1001, words(1, 0, 2, 0))))
+    )
+    assert ctx.status.tolist() == [Status.MALFORMED_DATA]
+    first, second = rows(ctx.flows)
+    assert not {"next_hop", "src_mask"} & first.keys()
+    assert second["ext_vlan_out"] == 2
+    assert one_flow(unit(1002, address(None) + words(24, 25)))["dst_mask"] == 25
 
 
 def test_nothing_to_decode_is_nothing():

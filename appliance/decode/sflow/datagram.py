@@ -121,4 +121,5 @@ def _counter_columns(
         if number in COUNTER_FORMATS:
             table.read(buffer, COUNTER_FORMATS[number], records, records.format == number)
     table.keep(buffer, records, ~known(records, _COUNTERS_KNOWN))
+    table.complain(ctx, records, datagram)
     return Columns(datagram, ctx.source[datagram], table.columns)

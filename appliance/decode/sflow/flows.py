@@ -60,6 +60,7 @@ def flow_columns(
                 table.add("ip_version", version, CANONICAL["ip_version"], None, rows)
     table.keep(buffer, records, ~known(records, _KNOWN))
     _traffic(table, samples)
+    table.complain(ctx, records, datagram)
     return Columns(datagram, ctx.source[datagram], table.columns)
 
 
@@ -85,16 +86,20 @@ def _heads(table: Table, agent: U8, samples: Units, heads: Heads) -> None:
 def _raw_headers(buffer: U8, table: Table, records: Units, mask: np.ndarray) -> None:
     """Format 1: the head of the packet as it was sampled."""
     chosen = first_of_each(records, np.flatnonzero(mask))
-    chosen = chosen[records.end[chosen] - records.start[chosen] >= _RAW_HEAD]
-    if not len(chosen):
-        return
+    whole = records.end[chosen] - records.start[chosen] >= _RAW_HEAD
+    if not whole.all():
+        table.lies.append(chosen[~whole])
+        chosen = chosen[whole]
     rows = chosen_rows(records, chosen, table.n)
     start = records.start[chosen] + _RAW_HEAD
     head = block(buffer, start - _RAW_HEAD, _RAW_HEAD).view(">u4").astype(np.uint32)
     names = ("header_protocol", "frame_length", "stripped", "header_length")
     for i, name in enumerate(names):
         table.add(name, np.ascontiguousarray(head[:, i]), CANONICAL[name], None, rows)
-    captured = np.minimum(head[:, 3].astype(np.int64), records.end[chosen] - start)
+    room = records.end[chosen] - start
+    captured = np.minimum(head[:, 3].astype(np.int64), room)
+    if (head[:, 3] > room).any():
+        table.lies.append(chosen[head[:, 3] > room])
     columns = decode_packets(buffer, start, captured, head[:, 0])
     for name, column in columns.items():
         table.add(name, column.values, column.type, column.valid, rows)

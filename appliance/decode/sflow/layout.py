@@ -108,31 +108,42 @@ class Layout:
         """A layout of 32-bit counters: ``prefix`` and each of the blank-separated ``names``."""
         return cls.of(*((prefix + name, "u32") for name in names.split()))
 
-    def read(self, buffer: U8, start: I64, end: I64) -> Iterator[Read]:
+    def read(self, buffer: U8, start: I64, end: I64) -> tuple[list[Read], Mask | None]:
         """The columns of the records ``buffer[start[i]:end[i]]`` (``int64 (n,)`` each).
 
         Records that are shorter have no value in the fields that they do not reach; longer ones
-        are read as far as this layout goes (sFlow allows formats to grow).
+        are read as far as this layout goes (sFlow allows formats to grow). The mask
+        (``bool (n,)``, None: none) says which records count more than they hold, or have an
+        address of no known type; these have no value from there on.
         """
+        out: list[Read] = []
         pos = start
+        lying: Mask | None = None
         for run in self.runs:
             if isinstance(run, tuple):
                 size, fields = run
-                yield from _fixed(buffer, pos, end, size, fields)
+                out.extend(_fixed(buffer, pos, end, size, fields))
                 pos = pos + size
-            elif run.kind == "address":
-                values, valid, pos = _address(buffer, pos, end)
-                yield run.name, values, run.type, valid
+                continue
+            values: NDArray[Any] | pa.Array
+            begin, valid = pos, None
+            if run.kind == "address":
+                values, valid, pos, sound = _address(buffer, pos, end)
             elif run.kind == "string":
-                array, pos = _string(buffer, pos, end)
-                yield run.name, array, run.type, None
+                values, pos, sound = _string(buffer, pos, end)
             elif run.kind == "list":
-                array, pos = _list(buffer, pos, end)
-                yield run.name, array, run.type, None
+                values, pos, sound = _list(buffer, pos, end)
             else:
                 groups = _Groups(buffer, pos, end, 4 if run.kind == "path" else 8)
-                pos = groups.pos
-                yield from groups.path() if run.kind == "path" else groups.adapters()
+                pos, sound = groups.pos, groups.valid
+                out.extend(groups.path() if run.kind == "path" else groups.adapters())
+            if run.kind not in ("path", "adapters"):
+                out.append((run.name, values, run.type, valid))
+            if not sound.all():
+                # a record that ended before this field is short, which is no lie
+                false = ~sound & (begin + 4 <= end)
+                lying = false if lying is None else lying | false
+        return out, lying
 
 
 def _fixed(buffer: U8, pos: I64, end: I64, size: int, fields: Run) -> Iterator[Read]:
@@ -168,18 +179,19 @@ def _addresses(whole: U8, at: int, kind: str) -> U8:
     return out
 
 
-def _address(buffer: U8, pos: I64, end: I64) -> tuple[U8, Mask, I64]:
+def _address(buffer: U8, pos: I64, end: I64) -> tuple[U8, Mask, I64, Mask]:
     """Addresses with a type word: 1 IPv4, 2 IPv6, 0 unknown; other types end the record."""
     whole = block(buffer, pos, 20)
     kind = words(whole, 0, ">u4")
     four, six = kind == 1, kind == 2
     size = np.where(four, 8, np.where(six, 20, 4))
-    valid = (four | six) & (pos + size <= end)
+    sound = (kind <= 2) & (pos + size <= end)
+    valid = (four | six) & sound
     values = np.zeros((len(pos), 16), np.uint8)
     values[:, :12] = _MAPPED
     values[:, 12:] = whole[:, 4:8]
     values[six] = whole[six, 4:20]
-    return values, valid, np.where(kind <= 2, pos + size, end)
+    return values, valid, np.where(sound, pos + size, end), sound
 
 
 def _counted(buffer: U8, pos: I64, end: I64, unit: int) -> tuple[I64, Mask]:
@@ -196,10 +208,10 @@ def _offsets(count: I64) -> pa.Array:
     return pa.array(offsets)
 
 
-def _string(buffer: U8, pos: I64, end: I64) -> tuple[pa.Array, I64]:
+def _string(buffer: U8, pos: I64, end: I64) -> tuple[pa.Array, I64, Mask]:
     count, valid = _counted(buffer, pos, end, 1)
     array = text(buffer, pos + 4, count, valid)
-    return array, np.where(valid, pos + 4 + (count + 3 & ~3), end)
+    return array, np.where(valid, pos + 4 + (count + 3 & ~3), end), valid
 
 
 def text(buffer: U8, start: I64, length: I64, valid: Mask) -> pa.Array:
@@ -223,13 +235,13 @@ def text(buffer: U8, start: I64, length: I64, valid: Mask) -> pa.Array:
         return build(pa.string(), np.where(keep, data, np.uint8(ord("?"))))
 
 
-def _list(buffer: U8, pos: I64, end: I64) -> tuple[pa.Array, I64]:
+def _list(buffer: U8, pos: I64, end: I64) -> tuple[pa.Array, I64, Mask]:
     count, valid = _counted(buffer, pos, end, 4)
     values = words(block(buffer, gather.ranges(pos + 4, count, 4)[0], 4), 0, ">u4")
     array = pa.ListArray.from_arrays(
         _offsets(count), pa.array(values.astype(np.uint32)), mask=pa.array(~valid)
     )
-    return array, np.where(valid, pos + 4 + 4 * count, end)
+    return array, np.where(valid, pos + 4 + 4 * count, end), valid
 
 
 class _Groups:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from appliance.columns import Column, to_arrow
 from appliance.decode import gather
+from appliance.decode.context import DecodeContext, Status
 from appliance.decode.packet.frames import I64, U8, Mask, Rows
 from appliance.decode.sflow.layout import Layout, text
 from appliance.decode.sflow.walk import Units
@@ -30,6 +31,8 @@ class Table:
 
     n: int
     columns: dict[str, Column] = field(default_factory=dict)
+    lies: list[I64] = field(default_factory=list)
+    """Numbers of records that say more of themselves than they hold."""
 
     def set(self, name: str, values: NDArray[Any], valid: Mask | None = None) -> None:
         """Set canonical column ``name`` of all rows."""
@@ -88,9 +91,21 @@ class Table:
         chosen = first_of_each(records, np.flatnonzero(mask))
         rows = chosen_rows(records, chosen, self.n)
         start, end = records.start[chosen], records.end[chosen]
-        for name, values, type_, valid in layout.read(buffer, start, end):
+        columns, lying = layout.read(buffer, start, end)
+        for name, values, type_, valid in columns:
             self.add(name, values, type_, valid, rows)
+        if lying is not None:
+            self.lies.append(chosen[lying])
         return rows
+
+    def complain(self, ctx: DecodeContext, records: Units, datagram: I64) -> None:
+        """Mark the datagrams of records that lie; ``datagram``: ``int64 (n,)``, of each row."""
+        for lies in self.lies:
+            owner = datagram[records.owner[lies]]
+            offset = records.start[lies] - ctx.batch.offset[owner]
+            ctx.mark(
+                owner, Status.MALFORMED_DATA, offset, "a record is shorter than what it counts"
+            )
 
     def formats(self, records: Units) -> None:
         """Column ``record_formats``: enterprise << 12 | format of every record, in order."""
