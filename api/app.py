@@ -8,11 +8,12 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 import appliance
-from api import exporters, flows, health, metrics, node, problems
+from api import exporters, flows, health, ledger, metrics, node, problems
 from api.gate import Gate
 from api.node_file import Watcher
 from appliance.config import Config
 from appliance.query.engine import Engine
+from appliance.state import StateReader
 
 DESCRIPTION = """What a node of Tandem knows: its state, its ledger, and the flow records it stores.
 
@@ -32,6 +33,7 @@ def create_app(config: Config) -> FastAPI:
         app.state.queries = Gate("query", api.concurrent_queries, api.query_seconds)
         app.state.reads = Gate("read", 2, api.query_seconds)
         app.state.engine = Engine(config.data_dir, seconds=api.query_seconds)
+        app.state.state = StateReader(config.data_dir, config.elements.files)
         app.state.watcher.start()
         yield
         app.state.watcher.stop()
@@ -49,6 +51,6 @@ def create_app(config: Config) -> FastAPI:
         redoc_url=None,
     )
     problems.install(app)
-    for part in (health, node, exporters, flows, metrics):
+    for part in (health, node, exporters, ledger, flows, metrics):
         app.include_router(part.router)
     return app

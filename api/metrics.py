@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -11,10 +12,13 @@ from fastapi.responses import PlainTextResponse
 
 from api.exposition import MEDIA_TYPE, Metric, render
 from api.gate import Gate
+from api.ledger_metrics import ledger_metrics
 from api.node_file import NodeDocument, Watcher
 from appliance import __version__
+from appliance.state import StateError, StateReader
 from appliance.store.files import TABLES, snapshot
 
+log = logging.getLogger(__name__)
 router = APIRouter(tags=["metrics"])
 
 _EXAMPLE = """# HELP tandem_listener_datagrams_total Datagrams received since the node started
@@ -34,6 +38,7 @@ async def metrics(request: Request) -> PlainTextResponse:
     state = request.app.state
     reads: Gate = state.reads
     watcher: Watcher = state.watcher
+    reader: StateReader = state.state
 
     def work() -> str:
         now_ns = watcher.clock()
@@ -42,6 +47,10 @@ async def metrics(request: Request) -> PlainTextResponse:
         if document is not None:
             found += [*node_metrics(document), *listener_metrics(document)]
             found += journal_metrics(document)
+        try:
+            found += ledger_metrics(reader.ledger(), state.config.metrics.exporters)
+        except StateError as error:
+            log.warning("metrics without the ledger: %s", error)
         found += store_metrics(state.config.data_dir)
         return render(found)
 

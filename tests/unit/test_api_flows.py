@@ -124,9 +124,7 @@ def test_a_record_is_shown_with_all_that_it_has_and_nothing_else(tmp_path: Path)
     assert "src_as" not in row
 
 
-def test_exporters_are_shown_with_the_names_of_the_configuration(
-    client: TestClient, tmp_path: Path
-) -> None:
+def test_exporters_are_shown_with_the_names_of_the_configuration(tmp_path: Path) -> None:
     write_hot(tmp_path / "store" / "flows", flows(4, T0), 0)
     described = {"exporter": [{"address": "10.0.0.1", "name": "core"}], "data_dir": tmp_path}
     with TestClient(create_app(Config.model_validate(described))) as client:
