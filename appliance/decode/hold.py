@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import base64
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from appliance.decode.context import Status
 from appliance.decode.limits import Limits
 
 
@@ -23,6 +27,8 @@ class HeldDatagram:
     sets: dict[int, bytes]
     """By template key: the data sets, with their headers, that wait for it."""
     session: int
+    counted: bool = True
+    """Whether its status is HELD: a worse one is its disposition for good."""
 
     @property
     def size(self) -> int:
@@ -35,12 +41,12 @@ class HoldQueue:
     """All held datagrams, oldest first; found by the key of the template that they wait for."""
 
     limits: Limits
-    expired: dict[int, int] = field(default_factory=dict)
-    """Datagrams given up for their age since the last :meth:`take_counts`, by source."""
-    evicted: dict[int, int] = field(default_factory=dict)
+    expired: list[HeldDatagram] = field(default_factory=list)
+    """Datagrams given up for their age since the last :meth:`take_counts`."""
+    evicted: list[HeldDatagram] = field(default_factory=list)
     """The same for a limit on bytes."""
-    released: dict[int, int] = field(default_factory=dict)
-    """Datagrams of which the last set could be decoded, by source."""
+    released: list[HeldDatagram] = field(default_factory=list)
+    """Datagrams of which the last set could be decoded."""
     size: int = 0
     """Bytes held."""
     _held: OrderedDict[int, HeldDatagram] = field(default_factory=OrderedDict)
@@ -48,16 +54,23 @@ class HoldQueue:
     _of_exporter: dict[int, OrderedDict[int, None]] = field(default_factory=dict)
     _exporter_bytes: dict[int, int] = field(default_factory=dict)
     _next: int = 0
+    _fresh: list[tuple[int, HeldDatagram]] = field(default_factory=list)
+    """What this batch has added, with its number in the batch."""
 
     def __len__(self) -> int:
         return len(self._held)
 
-    def add(self, held: HeldDatagram) -> None:
-        """Keep ``held``; the exporter's oldest, then the oldest of all, make room for it."""
+    def add(self, held: HeldDatagram, datagram: int = -1) -> None:
+        """Keep ``held``; the exporter's oldest, then the oldest of all, make room for it.
+
+        ``datagram``: its number in the batch, for :meth:`settle`.
+        """
         size = held.size
+        if datagram >= 0:
+            self._fresh.append((datagram, held))
         limits = self.limits
         if size > min(limits.held_bytes_per_exporter, limits.held_bytes):
-            _count(self.evicted, held.source)
+            self.evicted.append(held)
             return
         mine = self._of_exporter.setdefault(held.exporter, OrderedDict())
         while mine and (
@@ -98,7 +111,7 @@ class HoldQueue:
                 self._account(held, held.size - size)
             else:
                 self._drop(number, size)
-                _count(self.released, held.source)
+                self.released.append(held)
         return found
 
     def expire(self, now_ns: int) -> None:
@@ -110,10 +123,23 @@ class HoldQueue:
                 break
             self._give_up(number, self.expired)
 
+    def settle(self, status: NDArray[np.uint8] | None) -> None:
+        """The batch is decoded, and its datagrams have their ``status`` for good.
+
+        None: what was added has another disposition already, having been held before, or being of
+        a batch that failed.
+        """
+        for datagram, held in self._fresh:
+            held.counted = status is not None and bool(status[datagram] == Status.HELD)
+        self._fresh.clear()
+
     def take_counts(self) -> tuple[dict[int, int], dict[int, int], dict[int, int]]:
-        """Expired, evicted and released datagrams by source since the last call."""
-        counts = self.expired, self.evicted, self.released
-        self.expired, self.evicted, self.released = {}, {}, {}
+        """Expired, evicted and released datagrams by source since the last call.
+
+        Those that the ledger does not count as held are left out.
+        """
+        counts = _by_source(self.expired), _by_source(self.evicted), _by_source(self.released)
+        self.expired, self.evicted, self.released = [], [], []
         return counts
 
     def end_session(self, session: int) -> None:
@@ -121,12 +147,12 @@ class HoldQueue:
         for number in [n for n, held in self._held.items() if held.session == session]:
             self._give_up(number, self.expired)
 
-    def _give_up(self, number: int, counter: dict[int, int]) -> None:
+    def _give_up(self, number: int, given_up: list[HeldDatagram]) -> None:
         held = self._held[number]
         for key in held.sets:
             self._stop_waiting(key, number)
         self._drop(number, held.size)
-        _count(counter, held.source)
+        given_up.append(held)
 
     def _drop(self, number: int, size: int) -> None:
         held = self._held.pop(number)
@@ -148,7 +174,10 @@ class HoldQueue:
             del self._waiting[key]
 
     def dump(self) -> list[Any]:
-        """Plain values for the checkpoint; sessions do not outlive the process."""
+        """Plain values for the checkpoint.
+
+        Sessions do not outlive the process: of what waits in one, only that it was there is kept.
+        """
         return [
             [
                 h.source,
@@ -157,29 +186,35 @@ class HoldQueue:
                 h.address.hex(),
                 h.port,
                 h.header.hex(),
-                [[key, base64.b64encode(data).decode()] for key, data in h.sets.items()],
+                [] if h.session else _encode(h.sets),
+                h.counted,
             ]
             for h in self._held.values()
-            if not h.session
         ]
 
     def load(self, dumped: list[Any]) -> None:
         """Restore what :meth:`dump` gave, into an empty queue."""
-        for source, exporter, received, address, port, header, sets in dumped:
-            waiting = {int(key): base64.b64decode(data) for key, data in sets}
-            self.add(
-                HeldDatagram(
-                    source,
-                    exporter,
-                    received,
-                    bytes.fromhex(address),
-                    port,
-                    bytes.fromhex(header),
-                    waiting,
-                    0,
-                )
+        for source, exporter, received, address, port, header, sets, counted in dumped:
+            held = HeldDatagram(
+                source,
+                exporter,
+                received,
+                bytes.fromhex(address),
+                port,
+                bytes.fromhex(header),
+                {int(key): base64.b64decode(data) for key, data in sets},
+                0,
+                counted,
             )
+            if held.sets:
+                self.add(held)
+            else:
+                self.expired.append(held)
 
 
-def _count(counter: dict[int, int], source: int) -> None:
-    counter[source] = counter.get(source, 0) + 1
+def _encode(sets: dict[int, bytes]) -> list[list[Any]]:
+    return [[key, base64.b64encode(data).decode()] for key, data in sets.items()]
+
+
+def _by_source(given_up: list[HeldDatagram]) -> dict[int, int]:
+    return dict(Counter(held.source for held in given_up if held.counted))

@@ -259,3 +259,15 @@ def test_tables_of_shards_are_added_by_exporter_protocol_and_domain() -> None:
         ("NETFLOW_V9", 1, 1),
         ("NETFLOW_V9", 2, 2),
     ]
+
+
+def test_what_waits_in_a_session_is_expired_when_the_process_has_ended() -> None:
+    ledger, to = Ledger(), decoder()
+    batch = DatagramBatch.from_payloads([builders.ipfix([builders.set_of(256, RECORD)])], session=9)
+    ledger.add_decoded(to.decode(batch, 0))
+    assert row(ledger)["datagrams_held"] == 1
+    again = decoder()
+    again.load(to.dump(), to.dump_running())
+    feed(ledger, again, builders.v5())
+    assert row(ledger)["datagrams_expired"] == 1
+    assert ledger.balance() == []

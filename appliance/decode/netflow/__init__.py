@@ -77,6 +77,7 @@ class TemplateDecoder:
 
         Returns the context of held datagrams whose templates have come with this batch.
         """
+        self.hold.settle(None)
         parts = []
         for dialect, index in ((V9, v9), (IPFIX, ipfix)):
             if len(index):
@@ -87,6 +88,7 @@ class TemplateDecoder:
         self.hold.expire(now_ns)
         for part in parts:
             self._data(ctx, part, part.sets.order, now_ns)
+        self.hold.settle(ctx.status)
         self.table.end_batch()
         return released
 
@@ -250,7 +252,8 @@ class TemplateDecoder:
                 header,
                 sets,
                 int(session[0]),
-            )
+            ),
+            datagram,
         )
 
     def _release(self, now_ns: int) -> DecodeContext | None:
@@ -284,6 +287,7 @@ class TemplateDecoder:
                 part = self._walk(ctx, dialect, index)
                 # all that was held is older than this batch
                 self._data(ctx, part, np.full(len(part.sets), -1), now_ns)
+        self.hold.settle(None)
         return ctx
 
     def dump(self) -> dict[str, Any]:
