@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from appliance.batch import U8
 from appliance.columns import Column
-from appliance.decode import gather
 from appliance.decode.netflow.layout import VARIABLE, Field
 from appliance.decode.netflow.records import I64, Records
 from appliance.schema import ADDRESS
@@ -161,45 +160,79 @@ def ntp(stamps: NDArray[np.uint64]) -> tuple[I64, Mask]:
     return seconds * 1_000_000_000 + ns.astype(np.int64), good
 
 
-def spans(records: Records, field: Field) -> tuple[U8, I64]:
-    """All octets of a field, one value after the other, and the length of each."""
-    if field.length == VARIABLE:
-        offset, length = records.values[field.segment]
-        at, _ = gather.ranges(offset, length)
-        return records.buffer[at], length
-    octets = np.ascontiguousarray(records.octets(field))
-    return octets.ravel(), np.full(len(records), field.length, np.int64)
-
-
-def _offsets(length: I64) -> pa.Buffer:
-    offsets = np.zeros(len(length) + 1, np.int32)
-    np.cumsum(length, out=offsets[1:])
-    return pa.py_buffer(offsets)
-
-
 def binary(records: Records, field: Field) -> pa.Array:
     """``pa.binary()`` of a field, whatever it is."""
-    data, length = spans(records, field)
-    buffers = [None, _offsets(length), pa.py_buffer(data)]
-    return pa.Array.from_buffers(pa.binary(), len(length), buffers)
+    if field.length == VARIABLE:
+        return _values(records.buffer, *records.values[field.segment])
+    octets = np.ascontiguousarray(records.octets(field))
+    offsets = np.arange(len(records) + 1, dtype=np.int32) * np.int32(field.length)
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(octets)]
+    return pa.Array.from_buffers(pa.binary(), len(records), buffers)
+
+
+def _values(buffer: U8, offset: I64, length: I64) -> pa.Array:
+    """Copy ``length`` bytes at each ``offset``: ``pa.binary()``.
+
+    Values and the gaps between them, in the order of the buffer, are a binary array as they lie
+    there; Arrow takes the values out of it, one memcpy each.
+    """
+    n = len(offset)
+    if not n:
+        return pa.array([], pa.binary())
+    order = None
+    if (np.diff(offset) < 0).any():
+        order = np.argsort(offset, kind="stable")
+        offset, length = offset[order], length[order]
+    first = int(offset[0])
+    bounds = np.empty(2 * n, np.int32)
+    bounds[0::2] = offset - first
+    bounds[1::2] = offset - first + length
+    if (np.diff(bounds) < 0).any():
+        # the same bytes more than once: a batch may say so, no exporter can
+        texts = [buffer[a : a + k].tobytes() for a, k in zip(offset, length, strict=True)]
+        taken = pa.array(texts, pa.binary())
+    else:
+        data = pa.py_buffer(buffer[first : first + int(bounds[-1])])
+        lying = pa.Array.from_buffers(pa.binary(), 2 * n - 1, [None, pa.py_buffer(bounds), data])
+        taken = lying.take(pa.array(np.arange(0, 2 * n, 2, dtype=np.int64)))
+    if order is not None:
+        back = np.empty(n, np.int64)
+        back[order] = np.arange(n)
+        taken = taken.take(pa.array(back))
+    return taken
+
+
+def _octets(values: pa.Array) -> tuple[NDArray[np.int32], U8]:
+    """Offsets and data of a binary array without nulls that begins at its buffers' start."""
+    _, offsets, data = values.buffers()
+    bounds = np.frombuffer(offsets, np.int32)[: len(values) + 1]
+    octets = np.frombuffer(data, np.uint8) if data is not None else np.zeros(0, np.uint8)
+    return bounds, octets[: int(bounds[-1])]
+
+
+def _as_string(values: pa.Array) -> pa.Array:
+    return pa.Array.from_buffers(pa.string(), len(values), values.buffers())
 
 
 def text(records: Records, field: Field) -> pa.Array:
     """``pa.string()`` of a field up to the first NUL; what is not UTF-8 is replaced."""
     if field.length == VARIABLE:
-        data, length = spans(records, field)
-        if len(data) and (data == 0).any():
-            return _decoded(binary(records, field))
-    else:
-        octets = records.octets(field)
-        empty = octets == 0
-        length = np.argmax(empty, axis=1)
-        length[~empty.any(axis=1)] = field.length
-        data = octets[np.arange(field.length) < length[:, None]]
-    buffers = [None, _offsets(length), pa.py_buffer(np.ascontiguousarray(data))]
-    if not len(data) or data.max() < 128:
-        return pa.Array.from_buffers(pa.string(), len(length), buffers)
-    return _decoded(pa.Array.from_buffers(pa.binary(), len(length), buffers))
+        values = binary(records, field)
+        if not len(values):
+            return pa.array([], pa.string())
+        _, data = _octets(values)
+        plain = not len(data) or (int(data.min()) > 0 and int(data.max()) < 128)
+        return _as_string(values) if plain else _decoded(values)
+    octets = records.octets(field)
+    empty = octets == 0
+    length = np.argmax(empty, axis=1)
+    length[~empty.any(axis=1)] = field.length
+    data = octets[np.arange(field.length) < length[:, None]]
+    offsets = np.zeros(len(records) + 1, np.int32)
+    np.cumsum(length, out=offsets[1:])
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
+    values = pa.Array.from_buffers(pa.binary(), len(records), buffers)
+    return _as_string(values) if not len(data) or int(data.max()) < 128 else _decoded(values)
 
 
 def _decoded(values: pa.Array) -> pa.Array:
@@ -211,9 +244,12 @@ def _decoded(values: pa.Array) -> pa.Array:
 
 def hexadecimal(records: Records, field: Field) -> pa.Array:
     """``pa.string()`` of lower-case hexadecimal digits of a field."""
-    data, length = spans(records, field)
-    buffers = [None, _offsets(2 * length), pa.py_buffer(_HEX[data])]
-    return pa.Array.from_buffers(pa.string(), len(length), buffers)
+    values = binary(records, field)
+    if not len(values):
+        return pa.array([], pa.string())
+    offsets, data = _octets(values)
+    buffers = [None, pa.py_buffer(offsets * np.int32(2)), pa.py_buffer(_HEX[data])]
+    return pa.Array.from_buffers(pa.string(), len(values), buffers)
 
 
 def convert(records: Records, field: Field, abstract: str, type_: pa.DataType) -> Converted | None:
