@@ -15,7 +15,6 @@ import sys
 import time
 from pathlib import Path
 
-
 REPORTED = 1000
 """Inputs between two lines of progress."""
 
@@ -69,7 +68,7 @@ def main() -> int:
     def run(data: bytes) -> None:
         target(data)
         # libFuzzer ends the process itself, without a word to Python
-        if target.runs % REPORTED == 0:
+        if target.runs % REPORTED == 0 and data:
             seconds = time.perf_counter() - began
             print(
                 f"{target.runs} inputs, {target.datagrams} datagrams, {target.records} flow "

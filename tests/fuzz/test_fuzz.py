@@ -59,6 +59,5 @@ def test_a_short_fuzz_run_finds_nothing(tmp_path):
         command, cwd=REPOSITORY, capture_output=True, text=True, timeout=100, check=False
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    report = re.search(r"(\d+) inputs, \d+ datagrams, (\d+) flow records", done.stderr)
-    assert report is not None, done.stderr[-4000:]
-    assert int(report[2]) > 100
+    records = re.findall(r"inputs, \d+ datagrams, (\d+) flow records", done.stderr)
+    assert int(records[-1]) > 100, done.stderr[-4000:]
