@@ -39,6 +39,8 @@ CHUNK = 2048
 """Datagrams decoded at once: enough to amortise the cost of a batch, few enough for the cache."""
 MAX_ROWS = 1_000_000
 """Rows in memory that force a flush before its time."""
+PLAIN_ROWS = 50_000
+"""Rows of a flush from which on segments are written without compression."""
 MAX_POISON = 100
 
 
@@ -61,6 +63,7 @@ class Shard:
         self._rows: dict[str, list[pa.RecordBatch]] = {"flows": [], "counters": [], "options": []}
         self._row_count = 0
         self._flushed_at = time.monotonic()
+        self._flush_took = 0.0
         self._state_revision = -1
         self._poisoned = 0
         self._retry_at = 0.0
@@ -193,6 +196,7 @@ class Shard:
         self._retry_at = time.monotonic() + 1.0
 
     def _flush(self, now_ns: int) -> None:
+        begun = time.monotonic()
         position = self.journal.read_position
         number = self.checkpoint.next_segment
         staged: list[Path] = []
@@ -200,10 +204,9 @@ class Shard:
             for table, batches in self._rows.items():
                 for group in segment.groups(batches):
                     name = SegmentName.hot(self.node, self.number, number)
+                    span = self.checkpoint.position, position
                     staged.append(
-                        segment.stage(
-                            self.store / table, name, group, self.checkpoint.position, position
-                        )
+                        segment.stage(self.store / table, name, group, span, self._compress())
                     )
                     number += 1
             self.ledger.stored()
@@ -233,7 +236,17 @@ class Shard:
         self._row_count = 0
         self._oldest_ns = 0
         self._flushed_at = time.monotonic()
+        self._flush_took = self._flushed_at - begun
         self.journal.trim(position)
+
+    def _compress(self) -> bool:
+        """Whether to spend processor time on smaller segments.
+
+        They live until they are packed into Parquet, some seconds later. With few rows the time is
+        nothing; with many it is the largest part of storing them, unless the disk is the limit.
+        """
+        slow_disk = self._flush_took > self.config.store.flush_seconds / 2
+        return self._row_count < PLAIN_ROWS or slow_disk
 
     def _save_state(self) -> str:
         """Write templates and options if they changed; the name of their file."""
@@ -249,8 +262,9 @@ class Shard:
         """Figures for the supervisor."""
         lag = self.journal.position - self.checkpoint.position
         oldest = self._oldest_ns
-        imbalances = self.ledger.balance(pending_records=self._row_count)
-        received = self.ledger.total("datagrams_received")
+        imbalances = self.ledger.balance(
+            self._row_count, self.journal.read_position - self.checkpoint.torn
+        )
         return {
             "journal_position": self.journal.position,
             "journal_bytes": self.journal.bytes,
@@ -259,8 +273,7 @@ class Shard:
             "lag_datagrams": lag,
             "lag_seconds": round((time.time_ns() - oldest) / 1e9, 3) if oldest and lag else 0.0,
             "torn": self.checkpoint.torn,
-            "balanced": not imbalances and received + self.checkpoint.torn
-            == self.journal.read_position,
+            "balanced": not imbalances,
             "imbalances": [str(i) for i in imbalances][:10],
         }
 

@@ -78,24 +78,18 @@ class Journal:
             if block.end <= position:
                 block.unlink()
                 continue
-            if not trusted:
-                torn = block.torn()
-                if torn.any():
-                    # what follows the first lost page cannot be told from an older generation
-                    keep = int(torn.argmax())
-                    result.torn += block.count - keep
-                    block.count = block.capacity = keep
-                    if block.end <= position:
-                        block.unlink()
-                        continue
             if block.first > self.position:
                 log.warning("journal: positions %d to %d are missing", self.position, block.first)
                 result.torn += block.first - self.position
-                if not self._live:
-                    self.read_position = block.first
-            self._live.append(block)
+            # positions that are lost stay used, so that the sums of the ledger stay right
             self.position = block.end
-        result.datagrams = sum(b.end - max(b.first, position) for b in self._live)
+            if not trusted and (torn := block.torn()).any():
+                # what follows the first lost page cannot be told from an older generation
+                keep = int(torn.argmax())
+                result.torn += block.count - max(keep, position - block.first)
+                block.count = block.capacity = keep
+            self._live.append(block)
+        result.datagrams = sum(max(b.end - max(b.first, position), 0) for b in self._live)
         return result
 
     def open_block(self) -> Block | None:
@@ -129,6 +123,7 @@ class Journal:
 
         Moves ``read_position``; the bytes stay until :meth:`trim` passes them.
         """
+        position = self.position
         with self._lock:
             blocks = list(self._live)
         for block in blocks:
@@ -139,6 +134,7 @@ class Journal:
             stop = min(stop, start + limit)
             self.read_position = block.first + stop
             return block.batch(start, stop)
+        self.read_position = max(self.read_position, position)  # the rest is lost
         return None
 
     def trim(self, position: int) -> None:

@@ -203,6 +203,12 @@ def test_pages_lost_with_the_machine_end_the_block_and_are_counted(pair, tmp_pat
     monkeypatch.setattr(blocks, "boot_id", lambda: b"x" * 36)
     found = again.recover(0)
     assert (found.datagrams, found.torn) == (12, 8)
+    assert payloads(again) == [f"datagram {i}".encode() for i in range(12)]
+    assert again.pending == 0
+    sender.send(b"after")
+    take(again, receiver)
+    assert payloads(again) == [b"after"]
+    assert again.read_position == 21
 
 
 def test_a_block_whose_beginning_was_interrupted_holds_nothing(tmp_path):
