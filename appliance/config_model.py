@@ -19,7 +19,7 @@ from ipaddress import (
     ip_network,
 )
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -34,7 +34,9 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from appliance.decode.limits import Limits as DecoderLimits
+if TYPE_CHECKING:
+    from appliance.decode.limits import Limits as DecoderLimits
+
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -265,6 +267,9 @@ class Limits(Table):
 
     def decoder(self) -> DecoderLimits:
         """The same for the decoder, which knows no configuration."""
+        # the package of the decoder takes its time to import, and most readers do not decode
+        from appliance.decode.limits import Limits as DecoderLimits
+
         return DecoderLimits(
             templates_per_exporter=self.templates_per_exporter,
             templates=self.templates,

@@ -58,7 +58,7 @@ def test_health_checks_answer_get_head_and_options(client: TestClient, path: str
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"updated_ns": time.time_ns() - 60 * 10**9}, "said nothing for 6"),
+        ({"updated_ns": 10**18}, "said nothing for "),
         ({"workers": []}, "no worker"),
         ({"listeners": []}, "nothing listens"),
         ({"workers": [{"pid": 2, "shards": [1]}]}, "no worker serves shards 0"),
