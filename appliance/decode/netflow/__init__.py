@@ -132,17 +132,21 @@ class TemplateDecoder:
             unknown = number < 0
             if unknown.any():
                 self._cut_down(ctx, part.dialect, sets.select(unknown))
-                sets, number = sets.select(~unknown), number[~unknown]
+                sets, number, order = sets.select(~unknown), number[~unknown], order[~unknown]
             if len(number) and (number == number[0]).all():
-                self._layout(ctx, part, self.table.layouts[int(number[0])], sets)
+                self._layout(ctx, part, self.table.layouts[int(number[0])], sets, order)
             else:
                 for one in np.unique(number).tolist():
-                    self._layout(ctx, part, self.table.layouts[one], sets.select(number == one))
+                    mine = number == one
+                    layout = self.table.layouts[one]
+                    self._layout(ctx, part, layout, sets.select(mine), order[mine])
         if part.dialect is IPFIX:
             lost = ctx.status[part.index] != Status.DECODED
             ctx.sequence_units[part.index[lost]] = -1
 
-    def _layout(self, ctx: DecodeContext, part: _Part, layout: Layout, sets: Sets) -> None:
+    def _layout(
+        self, ctx: DecodeContext, part: _Part, layout: Layout, sets: Sets, order: I64
+    ) -> None:
         """Decode the data sets of one layout."""
         records = locate(ctx, layout, sets, self.limits.records_per_datagram)
         if not len(records):
@@ -165,7 +169,7 @@ class TemplateDecoder:
             None if part.uptime is None else part.uptime[records.datagram],
             None if part.uptime is not None else self.options.init_ns(source),
             out,
-            self._lists(ctx),
+            self._lists(ctx, sets.datagram, order),
             decode_packets,
         )
         layout.plan.run(run)
@@ -179,8 +183,13 @@ class TemplateDecoder:
             ctx.options.append(record)
             self.options.learn(record.source, values, scope)
 
-    def _lists(self, ctx: DecodeContext) -> Callable[[Records, Field], list[str | None]]:
+    def _lists(
+        self, ctx: DecodeContext, datagram: I64, order: I64
+    ) -> Callable[[Records, Field], list[str | None]]:
+        """Reads lists with the templates as they were when the datagrams' sets came."""
+
         def texts(records: Records, f: Field) -> list[str | None]:
+            when = dict(zip(datagram.tolist(), order.tolist(), strict=True))
             found: list[str | None] = []
             where = records.datagram
             scope = self.table.scopes(ctx.source[where], ctx.batch.session[where]).tolist()
@@ -192,15 +201,16 @@ class TemplateDecoder:
                     records.buffer[a : a + n].tobytes()
                     for a, n in zip(offset.tolist(), length.tolist(), strict=True)
                 ]
-            for of, value in zip(scope, values, strict=True):
-                found.append(ListReader(self.registry, self._finder(of)).text(f.id, value))
+            for of, i, value in zip(scope, where.tolist(), values, strict=True):
+                reader = ListReader(self.registry, self._finder(of, when[i]))
+                found.append(reader.text(f.id, value))
             return found
 
         return texts
 
-    def _finder(self, scope: int) -> Callable[[int], Layout | None]:
+    def _finder(self, scope: int, order: int) -> Callable[[int], Layout | None]:
         def find(template: int) -> Layout | None:
-            number = self.table.layout_of(scope << 16 | template)
+            number = self.table.layout_at(scope << 16 | template, order)
             return None if number < 0 else self.table.layouts[number]
 
         return find

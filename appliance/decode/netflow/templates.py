@@ -95,8 +95,11 @@ class TemplateTable:
                 self._remove(slot)
         self.end_batch()
 
-    def layout_of(self, key: int) -> int:
-        """The layout number of template ``key`` now, or -1."""
+    def layout_at(self, key: int, order: int) -> int:
+        """The layout number of template ``key`` at ``order`` in this batch, or -1."""
+        changes = self.changes.get(key)
+        if changes is not None:
+            return int(_timeline(changes, np.asarray([order]))[0])
         slot = self._slots.get(key)
         return -1 if slot is None else int(self._arrays["layout"][slot])
 
