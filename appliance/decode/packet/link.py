@@ -25,7 +25,6 @@ from appliance.decode.packet.frames import (
     Mask,
     block,
     pick,
-    put,
     subset,
     words,
 )
@@ -135,14 +134,21 @@ class Link:
         pos = pick(frames.pos, rows)
         header = block(frames.buffer, pos, 16)
         whole = pos + 14 <= pick(frames.end, rows)
-        kind = np.where(whole, words(header, 12, ">u2"), 0).astype(np.uint32)
-        put(self.dst_mac, rows, words(header, 0, ">u8").astype(np.uint64) >> np.uint64(16))
-        put(self.src_mac, rows, words(header, 4, ">u8").astype(np.uint64) & _MAC)
-        put(self.has_mac, rows, whole)
-        put(self.ethertype, rows, kind.astype(np.uint16))
-        put(self.has_ethertype, rows, kind >= SNAP_LIMIT)
-        put(frames.state, rows, kind)
-        put(frames.pos, rows, pos + 14)
+        kind = words(header, 12, ">u2").astype(np.uint32)
+        if not whole.all():
+            kind[~whole] = NOTHING
+        dst = words(header, 0, ">u8") >> np.uint64(16)
+        src = words(header, 4, ">u8") & _MAC
+        if rows is None:
+            self.dst_mac, self.src_mac = dst.astype(np.uint64), src.astype(np.uint64)
+            self.has_mac, self.has_ethertype = whole, kind >= SNAP_LIMIT
+            self.ethertype = kind.astype(np.uint16)
+            frames.state, frames.pos = kind, pos + 14
+            return
+        self.dst_mac[rows], self.src_mac[rows] = dst, src
+        self.has_mac[rows], self.has_ethertype[rows] = whole, kind >= SNAP_LIMIT
+        self.ethertype[rows] = kind
+        frames.state[rows], frames.pos[rows] = kind, pos + 14
 
     def _ethernet(self, rows: I64) -> None:
         """An Ethernet header behind MPLS or in another one: names MACs where none are known."""

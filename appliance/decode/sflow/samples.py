@@ -77,7 +77,7 @@ class Sorted:
 
 def sort(samples: Units) -> Sorted:
     """Tell the kinds of samples apart."""
-    kind = np.minimum(samples.format, OTHER)
+    kind = np.minimum(samples.format, OTHER).astype(np.int64)
     whole = samples.end - samples.start >= _LEAST[kind]
     return Sorted(_IS_FLOW[kind] & whole, _IS_COUNTER[kind] & whole, ~whole)
 

@@ -63,8 +63,8 @@ def walk(buffer: U8, start: I64, end: I64, declared: NDArray[np.uint32], limit: 
     n = len(start)
     stopped = start.copy()
     found = np.zeros(n, np.int64)
-    lying, missing = np.zeros(n, np.bool_), np.zeros(n, np.bool_)
-    rounds: list[tuple[I64, NDArray[np.uint32], I64, I64]] = []
+    lying, missing, over = (np.zeros(n, np.bool_) for _ in range(3))
+    rounds: list[_Round] = []
     # of those that go on: their numbers, where they are, where they end, what they declare
     active = np.flatnonzero(declared)
     pos, stop, count = start[active], end[active], declared[active]
@@ -74,45 +74,51 @@ def walk(buffer: U8, start: I64, end: I64, declared: NDArray[np.uint32], limit: 
         if not fits.all():
             missing[active[~fits]] = True
             stopped[active[~fits]] = pos[~fits]
-            active, pos, stop, count = active[fits], pos[fits], stop[fits], count[fits]
-            body = pos + 8
+            active, body, stop, count = active[fits], body[fits], stop[fits], count[fits]
         if not len(active):
             break
         head = block(buffer, body - 8, 8).view(">u4")
         length = head[:, 1].astype(np.int64)
-        value_end = np.minimum(body + length, stop)
+        claimed = body + length
+        value_end = np.minimum(claimed, stop)
         rounds.append((active, head[:, 0], body, value_end))
         # XDR rounds opaque data up to four bytes (RFC 4506, section 4.10)
-        pos = np.minimum(body + (length + 3 & ~3), stop)
+        pos = np.minimum(claimed + (-length & 3), stop)
         more = count > number + 1
-        short = value_end - body < length
+        short = value_end < claimed
         if short.any():
             lying[active[short]] = True
             more &= ~short
         found[active] = number + 1
-        if not more.all():
-            stopped[active[~more]] = pos[~more]
+        left = np.count_nonzero(more)
+        if left < len(active):
+            stopped[active] = pos
+            if not left:
+                break
             active, pos, stop, count = active[more], pos[more], stop[more], count[more]
-    over = np.zeros(n, np.bool_)
-    over[active] = pos + 8 <= stop
-    stopped[active] = pos
+    else:
+        stopped[active] = pos
+        over[active] = pos + 8 <= stop
+    owner, format_, first, last = _in_order(rounds, found)
+    return Units(owner, format_, first, last, found, stopped, lying, missing, over)
 
-    first = np.cumsum(found) - found
-    total = int(found.sum())
-    units = Units(
-        np.repeat(np.arange(n), found),
-        np.empty(total, np.uint32),
-        np.empty(total, np.int64),
-        np.empty(total, np.int64),
-        found,
-        stopped,
-        lying,
-        missing,
-        over,
-    )
-    for number, (rows, format_, body, value_end) in enumerate(rounds):
-        index = first[rows] + number
-        units.format[index] = format_
-        units.start[index] = body
-        units.end[index] = value_end
-    return units
+
+_Round = tuple[I64, NDArray[np.uint32], I64, I64]
+"""Enclosing units, and of the unit that each has in this round: format, start, end."""
+
+
+def _in_order(rounds: list[_Round], found: I64) -> _Round:
+    """The units of all rounds, sorted by enclosing unit; ``found`` units each."""
+    n = len(found)
+    if len(rounds) == 1 and len(rounds[0][0]) == n:
+        owner, format_, start, end = rounds[0]
+        return owner, format_.astype(np.uint32), start, end
+    before = np.cumsum(found)
+    total = int(before[-1]) if n else 0
+    before -= found
+    formats = np.empty(total, np.uint32)
+    starts, ends = np.empty(total, np.int64), np.empty(total, np.int64)
+    for number, (rows, format_, start, end) in enumerate(rounds):
+        index = before[rows] + number
+        formats[index], starts[index], ends[index] = format_, start, end
+    return np.repeat(np.arange(n), found), formats, starts, ends
