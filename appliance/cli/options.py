@@ -14,6 +14,7 @@ import click
 if TYPE_CHECKING:
     from appliance.config import Config
     from appliance.query.engine import Engine, Window
+    from appliance.state import StateReader
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -133,3 +134,14 @@ def asking(data_dir: Path | None, config_file: Path | None) -> Iterator[Engine]:
             raise Misuse(f"the filter is wrong: {error}") from None
         except QueryError as error:
             raise Failure(str(error)) from None
+
+
+@contextmanager
+def state_of(data_dir: Path, config_file: Path | None) -> Iterator[StateReader]:
+    """A reader of the node's ledger and templates; its errors become those of the command line."""
+    from appliance.state import StateError, StateReader
+
+    try:
+        yield StateReader(data_dir, load_config(config_file).elements.files)
+    except StateError as error:
+        raise Failure(f"the state of the node cannot be read: {error}") from None

@@ -1,0 +1,132 @@
+"""``tandem run``."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from appliance.cli.options import Failure, data_option, load_config
+
+if TYPE_CHECKING:
+    from appliance.cli.processes import Children
+    from appliance.config import Config
+
+START_SECONDS = 10.0
+"""How long nothing is said while the collector begins."""
+STOP_SECONDS = 40.0
+"""More than the collector gives its workers to store what they have."""
+
+
+@click.command()
+@data_option
+@click.option("--no-api", is_flag=True, help="Without the HTTP API.")
+def run(data_dir: Path | None, config_file: Path | None, no_api: bool) -> None:
+    r"""Collector, API and a live view on this machine, as an ordinary user; Ctrl-C ends all.
+
+    Where stdout is no terminal, it writes a line every ten seconds instead of the view.
+
+    \b
+    Examples:
+      tandem run
+      tandem run --data-dir ./var --no-api
+      tandem run --config tandem.toml | tee collector.log
+    """
+    from appliance.cli.processes import Children
+
+    config = load_config(config_file)
+    if data_dir is not None:
+        config = config.model_copy(update={"data_dir": data_dir.absolute()})
+    try:
+        config.data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Failure(
+            f"{config.data_dir} cannot be made: {error.strerror}; choose another --data-dir"
+        ) from None
+    children = Children(capture=sys.stdout.isatty())
+    _start(children, config, config_file if data_dir is None else None, no_api)
+    signal.signal(signal.SIGTERM, _interrupt)
+    status = 0
+    try:
+        _watch(children, config, no_api)
+    except KeyboardInterrupt:
+        # a second Ctrl-C must not keep the collector from storing what it has
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        click.echo("\nstoring what has arrived …")
+    else:
+        status = 1
+    finally:
+        children.stop(STOP_SECONDS)
+        for message in children.messages():
+            click.echo(message)
+    if status:
+        ended = ", ".join(f"the {name} ended ({code})" for name, code in children.ended().items())
+        raise Failure(f"{ended}: see the messages above")
+    click.echo(f"stopped; `tandem top --data-dir {config.data_dir}` still answers")
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _start(children: Children, config: Config, path: Path | None, no_api: bool) -> None:
+    """Fork collector and API, before this process has threads."""
+
+    def collector() -> int:
+        import logging
+
+        from appliance.receive.sockets import ListenError
+        from appliance.supervisor import main
+
+        logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+        try:
+            return main(config, path)
+        except ListenError as error:
+            sys.stderr.write(f"tandem: {error}\n")
+            return 1
+
+    if no_api:
+        children.start("collector", collector)
+        return
+    from api.server import CannotListen, bind, serve
+
+    try:
+        sock = bind(config)
+    except CannotListen as error:
+        raise Failure(f"{error}, or run without it: --no-api") from None
+
+    def api() -> int:
+        serve(config, sock)
+        return 0
+
+    def collector_alone() -> int:
+        sock.close()
+        return collector()
+
+    children.start("collector", collector_alone)
+    children.start("API", api)
+    sock.close()
+
+
+def _watch(children: Children, config: Config, no_api: bool) -> None:
+    from appliance.cli import live
+    from appliance.cli.figures import Figures
+    from appliance.state import StateReader
+
+    where = ", ".join(
+        f"{one.transport.upper()} {one.port}"
+        for one in sorted(config.listener, key=lambda one: (one.transport, one.port))
+    )
+    head = [f"Tandem collects on {where}; data in {config.data_dir}"]
+    if not no_api:
+        host = f"[{config.api.address}]" if config.api.address.version == 6 else config.api.address
+        head.append(f"API: http://{host}:{config.api.port}/openapi.json   Ctrl-C ends.")
+    figures = Figures(config.data_dir, StateReader(config.data_dir, config.elements.files))
+    deadline = time.monotonic() + START_SECONDS
+    while figures.look().problem and not children.ended() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    live.watch(config.data_dir, figures, head, lambda: not children.ended(), children.messages)
