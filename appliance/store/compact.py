@@ -246,7 +246,9 @@ def write_range(
             if not path.parent.exists():
                 path.parent.mkdir(parents=True)
                 sync_directory(table)
-            summary = Summary(len(piece.rows), piece.min_ns, piece.max_ns, piece.exporters)
+            summary = Summary(
+                len(piece.rows), piece.min_ns, piece.max_ns, piece.exporters, piece.parts
+            )
             size = _write(path, piece.rows, summary)
             parts.append(Part(piece.part, summary.rows, size, piece.min_ns, piece.max_ns))
             if observe is not None:

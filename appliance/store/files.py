@@ -114,6 +114,8 @@ class Summary:
     """Smallest and largest ``received_ns``."""
     exporters: dict[str, int]
     """Rows of each exporter; keys are address texts, IPv4-mapped ones as IPv4."""
+    parts: tuple[str, ...] = ()
+    """The hours (or days) of all files of the range, of a packed segment."""
 
     def to_json(self) -> bytes:
         """The value to store under :data:`METADATA_KEY`."""
@@ -123,6 +125,7 @@ class Summary:
                 "min_received_ns": self.min_ns,
                 "max_received_ns": self.max_ns,
                 "exporters": self.exporters,
+                "parts": self.parts,
             },
             separators=(",", ":"),
         ).encode()
@@ -137,6 +140,7 @@ class Summary:
                 int(document["min_received_ns"]),
                 int(document["max_received_ns"]),
                 {str(k): int(v) for k, v in document["exporters"].items()},
+                tuple(document.get("parts", ())),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"no segment metadata: {error!r}") from error

@@ -118,6 +118,8 @@ class Sorted:
     max_ns: int
     exporters: dict[str, int]
     """Rows of each exporter, by address text."""
+    parts: tuple[str, ...]
+    """All parts that the rows were cut into."""
 
 
 def unified(schemas: list[pa.Schema]) -> pa.Schema | None:
@@ -186,6 +188,7 @@ def arrange(layout: Layout, batches: list[pa.RecordBatch]) -> Iterator[Sorted]:
             int(mine.min()),
             int(mine.max()),
             {text: n for text, n in zip(texts, counts.tolist(), strict=True) if n},
+            tuple(layout.part(n) for n in picks),
         )
 
 

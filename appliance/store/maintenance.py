@@ -24,6 +24,7 @@ from appliance.store import manifest as manifests
 from appliance.store.durable import locked, replace_file, store_lock
 from appliance.store.files import TABLES, StoredFile, list_hot, snapshot
 from appliance.store.layout import RECORDS, ROLLUP
+from appliance.store.rebuild import repair
 from appliance.store.retention import Policy
 from appliance.store.retired import QUARANTINE, Reason
 from appliance.store.sweep import quarantine_torn, sweep
@@ -115,6 +116,8 @@ class Pass:
         """Do all steps; one that fails does not keep the others from their turn."""
         started = time.monotonic()
         self.state.errors = []
+        for table in (*TABLES, rollup.TABLE):
+            self._step(f"{table}: repair", partial(self._repair, self.store / table))
         self._step("retention", partial(retention.apply, self.store, self.policy, self.now_ns))
         for table in TABLES:
             path = self.store / table
@@ -159,6 +162,10 @@ class Pass:
             work()
         finally:
             self.state.cpu_seconds = round(self.state.cpu_seconds + time.process_time() - begin, 6)
+
+    def _repair(self, table: Path) -> None:
+        if repair(table):
+            self.state.errors.append(f"{table.name}: the manifest was damaged and has been rebuilt")
 
     def _pack(self, table: Path) -> None:
         for job in compact.hot_jobs(table, before_ns=self.now_ns - PACK_AFTER_NS):

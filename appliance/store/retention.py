@@ -16,6 +16,7 @@ from appliance.store import manifest as manifests
 from appliance.store import retired
 from appliance.store.durable import locked, store_lock
 from appliance.store.files import TABLES, StoredFile, snapshot
+from appliance.store.manifest import ManifestError
 from appliance.store.retired import Reason
 from appliance.store.rollup import TABLE as ROLLUP
 from appliance.store.sweep import superseded
@@ -46,8 +47,16 @@ class Freed:
 
 
 def oldest_first(store: Path) -> list[StoredFile]:
-    """The visible files of all tables of records, those with the oldest newest row first."""
-    files = [f for table in TABLES for f in snapshot(store / table)]
+    """The visible files of all tables of records, those with the oldest newest row first.
+
+    A table whose manifest is damaged is left out until maintenance has rebuilt that.
+    """
+    files = []
+    for table in TABLES:
+        try:
+            files += snapshot(store / table)
+        except ManifestError:
+            continue
     files.sort(key=lambda f: (f.max_ns, f.name))
     return files
 
@@ -68,7 +77,11 @@ def make_room(store: Path, bytes_needed: int) -> int:
     with locked(store_lock(store)):
         freed = 0
         for table in (*TABLES, ROLLUP):
-            for path, _ in list(superseded(store / table, manifests.load(store / table))):
+            try:
+                spare = list(superseded(store / table, manifests.load(store / table)))
+            except ManifestError:
+                continue
+            for path, _ in spare:
                 if freed < bytes_needed:
                     freed += _remove(path)
         if freed < bytes_needed:

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -24,6 +26,8 @@ import pyarrow.parquet as pq
 
 from appliance.store.durable import replace_file, sync_directory
 from appliance.store.files import Summary
+
+log = logging.getLogger(__name__)
 
 RETIRED = "retired.json"
 QUARANTINE = "quarantine"
@@ -50,7 +54,6 @@ class Tally:
     files: int = 0
     bytes: int = 0
     rows: int = 0
-    """Rows whose exporter is known and not: the sum of ``exporters`` at least."""
     exporters: dict[str, int] = field(default_factory=dict)
     """Rows of each exporter, by address text; a torn file cannot tell."""
 
@@ -114,6 +117,18 @@ def load(store: Path) -> Retired:
         return Retired()
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _load_or_begin(store: Path) -> Retired:
+    """The ledger; a new one, the old kept in the quarantine, when the disk has damaged it."""
+    try:
+        return load(store)
+    except ValueError as error:
+        log.error("beginning a new ledger of retired rows: %s", error)
+    kept = store / QUARANTINE / f"{RETIRED}.{time.time_ns()}"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    (store / RETIRED).rename(kept)
+    return Retired()
 
 
 def _save(store: Path, ledger: Retired) -> None:
@@ -189,7 +204,7 @@ def retire(store: Path, reason: Reason, paths: Iterable[Path]) -> int:
 
 def finish(store: Path, ledger: Retired | None = None) -> Retired:
     """Remove the files that are counted already; returns the ledger. The caller holds the lock."""
-    ledger = load(store) if ledger is None else ledger
+    ledger = _load_or_begin(store) if ledger is None else ledger
     if not ledger.pending:
         return ledger
     folders = set()

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from appliance.config_model import Config, Store
-from appliance.store import compact, maintenance
+from appliance.store import compact, maintenance, rebuild, retention
+from appliance.store import manifest as manifests
 from appliance.store.durable import locked
 from appliance.store.files import visible
 from appliance.store.maintenance import LOCK, STATE, load_state, run, run_once
+from appliance.store.manifest import ManifestError
 from tests.unit.store_samples import HOUR, T0, flows, ids, write_hot
 
 
@@ -122,17 +124,47 @@ def test_packing_on_a_full_disk_makes_room_and_leaves_no_parts_behind(
     assert list(store.rglob("*.parquet")) == []
 
 
-def test_a_manifest_that_cannot_be_read_is_reported_and_stops_only_its_table(
-    config: Config,
-) -> None:
-    add(config, range(3))
-    add(config, range(3), "counters")
-    (config.data_dir / "store/flows/manifest.json").write_text("{")
-    state = run_once(config, T0 + HOUR)
+@pytest.mark.parametrize("damage", [b"", b"{", b'{"version":2,"ranges":[]}', bytes(500)])
+def test_a_damaged_manifest_is_rebuilt_from_the_files(config: Config, damage: bytes) -> None:
+    store = config.data_dir / "store"
+    for first in (0, 6):
+        add(config, range(first, first + 6), at=T0 + HOUR - 5 * 10**9)
+        run_once(config, T0 + 2 * HOUR)
+    before = manifests.load(store / "flows")
+    (store / "flows/manifest.json").write_bytes(damage)
+    with pytest.raises(ManifestError):
+        visible(store / "flows")
+    assert retention.make_room(store, 0) == 0
+    state = run_once(config, T0 + 2 * HOUR)
     assert state is not None
-    assert any("manifest.json" in e for e in state.errors)
-    assert len(list((config.data_dir / "store/flows").glob("*.arrow"))) == 3
-    assert load_state(config.data_dir / "store").updated_ns == state.updated_ns
+    assert state.errors == ["flows: the manifest was damaged and has been rebuilt"]
+    assert state.retired["disk_full"]["files"] == 0
+    assert ids(visible(store / "flows")) == list(range(1200))
+    after = manifests.load(store / "flows")
+    assert [(r.first, r.last, r.parts) for r in after.ranges] == [
+        (r.first, r.last, r.parts) for r in before.ranges
+    ]
+    assert len(list((store / "quarantine/flows").iterdir())) == 1
+
+
+def test_rebuilding_takes_a_whole_range_and_refuses_half_of_one(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = config.data_dir / "store/flows"
+    add(config, range(5), at=T0 + HOUR - 2 * 10**9)
+    [job] = compact.hot_jobs(table, before_ns=2**62)
+    made = compact.run(table, job, 1)
+    assert made is not None
+    assert len(made.parts) == 2
+    whole = rebuild.from_files(table)
+    assert [(r.first, r.last) for r in whole.ranges] == [(0, 3)]
+    (table / "hour=2023111423/node-a-0-000000000000-000000000003.parquet").unlink()
+    assert rebuild.from_files(table).ranges == ()
+    # retention took the rest of it, as its sources are gone
+    for path in table.glob("*.arrow"):
+        path.unlink()
+    [r] = rebuild.from_files(table).ranges
+    assert [p.part for p in r.parts] == ["2023111422"]
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b'{"tables":{"flows":{"odd":1}}}'])

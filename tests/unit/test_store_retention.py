@@ -282,3 +282,11 @@ def test_the_ballast_gives_the_ledger_its_room(
     assert make_room(store, 1) > 0
     assert load(store).tally("flows", Reason.DISK_FULL).rows == 10
     assert (store / BALLAST).exists()
+
+
+def test_a_damaged_ledger_is_set_aside_and_a_new_one_begun(store: Path) -> None:
+    hot_hours(store, 3)
+    (store / RETIRED).write_bytes(b"{")
+    assert make_room(store, 1) > 0
+    assert load(store).tally("flows", Reason.DISK_FULL).rows == 10
+    assert len(list((store / "quarantine").iterdir())) == 1
