@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from appliance.schema import EXTRA, LABELS
-from appliance.store import compact, rollup
+from appliance.store import compact, files, rollup
 from appliance.store import manifest as manifests
 from appliance.store.durable import TEMPORARY
 from appliance.store.files import (
@@ -374,7 +374,60 @@ def test_a_crash_at_any_step_of_a_pass_leaves_each_row_visible_once(
     assert done[0] > 30
 
 
-def test_readers_see_each_row_once_while_segments_come_and_are_packed_and_merged(
+@pytest.mark.parametrize("merging", [False, True])
+def test_maintenance_at_any_moment_of_a_listing_does_not_disturb_a_reader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, merging: bool
+) -> None:
+    monkeypatch.setattr(compact, "FAN_IN", 2)
+    origin = tmp_path / "origin"
+    for number in range(9):
+        write_hot(origin / "flows", flows(10, T0, first_id=10 * number), number)
+        if number in (3, 6):
+            pack_all(origin / "flows")
+    sweep(origin / "flows", LATER)
+
+    def everything(table: Path) -> None:
+        pack_all(table)
+        for job in compact.merge_jobs(table) if merging else ():
+            compact.run(table, job, 1)
+        sweep(table, LATER)
+
+    for moment in count():
+        table = tmp_path / "disturbed" / "flows"
+        shutil.copytree(origin, table.parent)
+        passed = [0]
+
+        def disturbing(function, table=table, passed=passed, moment=moment):
+            def call(*args):
+                for turn in ("before", "after"):
+                    if passed[0] == moment:
+                        passed[0] += 1
+                        everything(table)
+                    elif passed[0] < moment:
+                        passed[0] += 1
+                    if turn == "before":
+                        result = function(*args)
+                return result
+
+            return call
+
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("list_hot", "_names", "_hot_figures"):
+                patch.setattr(files, name, disturbing(getattr(files, name)))
+            patch.setattr(manifests, "load", disturbing(manifests.load))
+            listed = visible(table)
+        vanished = [p for p in listed if not p.exists()]
+        if passed[0] <= moment:
+            break
+        # what was listed and has gone again was right at some moment of the listing
+        for path in vanished:
+            shutil.copy(origin / "flows" / path.relative_to(table), path)
+        assert ids(listed) == list(range(90)), moment
+        shutil.rmtree(table.parent)
+    assert moment > 8
+
+
+def test_readers_in_another_thread_see_each_row_once(
     table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(compact, "FAN_IN", 2)
@@ -393,7 +446,7 @@ def test_readers_see_each_row_once_while_segments_come_and_are_packed_and_merged
     thread = threading.Thread(target=reader)
     thread.start()
     try:
-        for number in range(60):
+        for number in range(30):
             rows = flows(10, T0, first_id=10 * number)
             staged = write_hot(store / "staging", rows, number)
             staged.rename(table / staged.name)
@@ -404,8 +457,8 @@ def test_readers_see_each_row_once_while_segments_come_and_are_packed_and_merged
         stop.set()
         thread.join()
     assert wrong == []
-    assert reads[0] > 5
-    assert ids(visible(table)) == list(range(600))
+    assert reads[0] > 2
+    assert ids(visible(table)) == list(range(300))
 
 
 def test_a_file_without_metadata_is_no_segment(table: Path) -> None:
