@@ -51,6 +51,21 @@ class Columns:
         self.columns[name] = Column(values, type_, valid)
 
 
+_DTYPES: dict[int, tuple[pa.DataType, np.dtype[Any]]] = {}
+"""NumPy's type by the identity of Arrow's; the latter is kept, so that it stays its own."""
+_SCHEMAS: dict[tuple[str, ...], tuple[list[pa.DataType], pa.Schema]] = {}
+"""Types and schema of batches made before, by the names of their columns."""
+MAX_SCHEMAS = 4096
+
+
+def _dtype(type_: pa.DataType) -> np.dtype[Any]:
+    """NumPy's type for ``type_``; asking Arrow takes longer than copying a short column."""
+    found = _DTYPES.get(id(type_))
+    if found is None:
+        found = _DTYPES[id(type_)] = type_, np.dtype(type_.to_pandas_dtype())
+    return found[1]
+
+
 def to_arrow(column: Column) -> pa.Array:
     """Arrow array of ``column``, sharing its memory where the dtype already fits."""
     values = column.values
@@ -63,20 +78,26 @@ def to_arrow(column: Column) -> pa.Array:
         nulls = n - int(np.count_nonzero(column.valid))
         if nulls:
             validity = pa.py_buffer(np.packbits(column.valid, bitorder="little"))
-    if column.type == ADDRESS:
+    if values.ndim == 2:
         data = pa.py_buffer(np.ascontiguousarray(values, np.uint8))
         storage = pa.Array.from_buffers(pa.binary(16), n, [validity, data], nulls)
         return pa.ExtensionArray.from_storage(ADDRESS, storage)
-    if pa.types.is_boolean(column.type):
+    dtype = _dtype(column.type)
+    if dtype == np.bool_:
         data = pa.py_buffer(np.packbits(np.asarray(values, np.bool_), bitorder="little"))
     else:
-        data = pa.py_buffer(np.ascontiguousarray(values, column.type.to_pandas_dtype()))
+        data = pa.py_buffer(np.ascontiguousarray(values, dtype))
     return pa.Array.from_buffers(column.type, n, [validity, data], nulls)
 
 
 def record_batch(columns: dict[str, Column]) -> pa.RecordBatch:
     """A RecordBatch of ``columns``, in their order."""
-    return pa.RecordBatch.from_arrays(
-        [to_arrow(c) for c in columns.values()],
-        schema=pa.schema([pa.field(name, c.type) for name, c in columns.items()]),
-    )
+    names = tuple(columns)
+    types = [c.type for c in columns.values()]
+    known = _SCHEMAS.get(names)
+    if known is None or known[0] != types:
+        if len(_SCHEMAS) >= MAX_SCHEMAS:
+            _SCHEMAS.clear()
+        schema = pa.schema([pa.field(name, c.type) for name, c in columns.items()])
+        known = _SCHEMAS[names] = types, schema
+    return pa.RecordBatch.from_arrays([to_arrow(c) for c in columns.values()], schema=known[1])

@@ -239,18 +239,23 @@ class Decoder:
     def _rows(self, decoded: Decoded, ctx: DecodeContext, held: bool) -> None:
         """Make record batches of the rows of ``ctx``."""
         common = _Common(ctx, self.sources)
-        for rows, batches, datagrams in (
-            *((rows, decoded.flows, decoded.flow_datagram) for rows in ctx.flows),
-            *((rows, decoded.counters, decoded.counter_datagram) for rows in ctx.counters),
-        ):
-            if not len(rows):
-                continue
-            if batches is decoded.flows:
-                self.options.apply(rows)
-            columns = common.columns(rows)
+        flows = [rows for rows in ctx.flows if len(rows)]
+        if flows:
+            defaults = self.options.defaults(ctx.source)
+            for rows in flows:
+                self.options.apply(rows, defaults)
+        counters = [rows for rows in ctx.counters if len(rows)]
+        every = flows + counters
+        made = common.columns(every) if every else []
+        for i, (rows, columns) in enumerate(zip(every, made, strict=True)):
             columns.update(rows.columns)
-            batches.append(record_batch(columns))
-            datagrams.append(np.full(len(rows), -1, np.int64) if held else rows.datagram)
+            datagram = np.full(len(rows), -1, np.int64) if held else rows.datagram
+            if i < len(flows):
+                decoded.flows.append(record_batch(columns))
+                decoded.flow_datagram.append(datagram)
+            else:
+                decoded.counters.append(record_batch(columns))
+                decoded.counter_datagram.append(datagram)
         if ctx.options:
             decoded.options.append(common.options(ctx.options))
             for record in ctx.options:
@@ -336,38 +341,50 @@ class _Common:
     """The columns that every row has: who sent it, and when."""
 
     def __init__(self, ctx: DecodeContext, sources: SourceTable) -> None:
+        columns = sources.columns()
         batch = ctx.batch
-        unique, inverse = np.unique(ctx.source, return_inverse=True)
-        of = [sources.sources[s] for s in unique.tolist()]
-        self._protocol = np.asarray([s.protocol for s in of], np.uint8)[inverse]
-        self._domain = np.asarray([s.domain for s in of], np.uint32)[inverse]
-        self._address = np.ascontiguousarray(batch.address).view("V16").ravel()
-        self._ctx = ctx
+        self._per_datagram: list[tuple[str, NDArray[Any], pa.DataType]] = [
+            ("received_ns", batch.received_ns, pa.int64()),
+            ("exporter", np.ascontiguousarray(batch.address).view("V16").ravel(), ADDRESS),
+            ("exporter_port", batch.port, pa.uint16()),
+            ("export_protocol", columns["protocol"][ctx.source].astype(np.uint8), pa.uint8()),
+            ("observation_domain", columns["domain"][ctx.source].astype(np.uint32), pa.uint32()),
+            ("export_ns", ctx.export_ns, pa.int64()),
+        ]
+        self._source = ctx.source
 
-    def columns(self, rows: Columns) -> dict[str, Column]:
-        """Common columns of ``rows``, from the datagram of each."""
-        ctx, batch, at = self._ctx, self._ctx.batch, rows.datagram
-        address = self._address[at].view(np.uint8).reshape(len(at), 16)
-        columns = {
-            "received_ns": Column(batch.received_ns[at], pa.int64()),
-            "exporter": Column(address, ADDRESS),
-            "exporter_port": Column(batch.port[at], pa.uint16()),
-            "export_protocol": Column(self._protocol[at], pa.uint8()),
-            "observation_domain": Column(self._domain[at], pa.uint32()),
-        }
-        export = ctx.export_ns[at]
-        if export.any():
-            columns["export_ns"] = Column(export, pa.int64(), None if export.all() else export > 0)
-        return columns
+    def columns(self, rows: list[Columns]) -> list[dict[str, Column]]:
+        """Common columns of each of ``rows``, from the datagram of each row."""
+        length = [len(r) for r in rows]
+        at = np.concatenate([r.datagram for r in rows]) if len(rows) > 1 else rows[0].datagram
+        whole = []
+        for name, values, type_ in self._per_datagram:
+            taken = values[at]
+            if type_ == ADDRESS:
+                taken = taken.view(np.uint8).reshape(len(at), 16)
+            whole.append((name, taken, type_))
+        split = []
+        first = 0
+        for n in length:
+            part = slice(first, first + n)
+            columns = {name: Column(values[part], type_) for name, values, type_ in whole}
+            export = columns["export_ns"].values
+            if not export.any():
+                del columns["export_ns"]
+            elif not export.all():
+                columns["export_ns"].valid = export > 0
+            split.append(columns)
+            first += n
+        return split
 
     def options(self, records: list[OptionsRecord]) -> pa.RecordBatch:
         """Options records as rows."""
         at = np.asarray([r.datagram for r in records], np.int64)
-        columns = self.columns(Columns(at, self._ctx.source[at]))
+        columns = self.columns([Columns(at, self._source[at])])[0]
         template = np.asarray([r.template_id for r in records], np.uint16)
-        columns.setdefault("export_ns", Column(self._ctx.export_ns[at], pa.int64()))
+        columns.setdefault("export_ns", Column(np.zeros(len(at), np.int64), pa.int64()))
         columns["template_id"] = Column(template, pa.uint16())
         for name in ("scope", "fields"):
             texts = [json.dumps(getattr(r, name)) for r in records]
             columns[name] = Column(pa.array(texts, pa.string()), pa.string())
-        return record_batch(columns).select(OPTIONS_SCHEMA.names)
+        return record_batch({name: columns[name] for name in OPTIONS_SCHEMA.names})

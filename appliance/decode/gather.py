@@ -54,7 +54,7 @@ def ranges(start: Index, count: Index, step: int | Index = 1) -> tuple[Index, In
     """
     owner = np.repeat(np.arange(len(count), dtype=np.int64), count)
     first = np.cumsum(count) - count
-    within = np.arange(len(owner), dtype=np.int64) - first[owner]
+    within: Index = np.arange(len(owner), dtype=np.int64) - first[owner]
     if isinstance(step, np.ndarray):
         return start[owner] + within * step[owner], owner
     return start[owner] + within * step, owner

@@ -31,9 +31,23 @@ INIT_MS = "init_ms"
 V9_SCOPE_INTERFACE = -2
 """A NetFlow v9 scope of type ``t`` is numbered ``-t`` beside the elements (RFC 3954, 6.1)."""
 
+_BY_ID = ((INTERFACE, "in_if"), (SELECTOR, "selector_id"), (SAMPLER, "sampler_id"))
+"""What rates are told by, weakest first, and the column with the number."""
+
 UNSET = -1
 MAX_RATE = 0xFFFFFFFF
 MAX_NAME = 255
+
+
+@dataclass(slots=True)
+class Defaults:
+    """Sampling of each datagram's source."""
+
+    rate: NDArray[np.uint32]
+    how: NDArray[np.uint8]
+    """:class:`SamplingSource`"""
+    any: bool
+    """Whether any rate is known."""
 
 
 @dataclass(slots=True)
@@ -49,8 +63,6 @@ class OptionsState:
     evicted: dict[int, int] = field(default_factory=dict)
     """Entries dropped for the limit, by exporter."""
     _known: dict[int, dict[Key, int | str]] = field(default_factory=dict)
-    _exporter: I64 = field(default_factory=lambda: np.zeros(0, np.int64))
-    """``int64``: exporter of each source."""
     _rate: I64 = field(default_factory=lambda: np.zeros(0, np.int64))
     """``int64``: rate of each source for rows without an id; 0 unknown, UNSET not computed."""
     _init: I64 = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -105,17 +117,21 @@ class OptionsState:
         self._forget(exporter)
 
     def _forget(self, exporter: int) -> None:
+        self._grow()
         mine = self._exporter == exporter
         self._rate[mine] = UNSET
         self._init[mine] = UNSET
 
+    @property
+    def _exporter(self) -> I64:
+        """``int64``: exporter of each source."""
+        return self.sources.columns()["exporter"]
+
     def _grow(self) -> None:
         """Follow the table of sources."""
-        have, want = len(self._exporter), len(self.sources.sources)
+        have, want = len(self._rate), len(self.sources.sources)
         if have < want:
-            new = [s.exporter for s in self.sources.sources[have:]]
             unset = np.full(want - have, UNSET, np.int64)
-            self._exporter = np.concatenate([self._exporter, np.asarray(new, np.int64)])
             self._rate = np.concatenate([self._rate, unset])
             self._init = np.concatenate([self._init, unset])
 
@@ -152,10 +168,26 @@ class OptionsState:
         found = self._init[source]
         return found if found.any() else None
 
-    def apply(self, rows: Columns) -> None:
-        """Set the sampling rate and its source, and the names that are known."""
-        self._grow()
-        self._sampling(rows)
+    def defaults(self, source: I64) -> Defaults:
+        """What holds for each of the sources in ``source`` where a record says nothing."""
+        self.prepare(source)
+        rate = self._rate[source]
+        how = np.where(rate > 0, np.uint8(SamplingSource.OPTIONS), np.uint8(0))
+        if self.config_rate:
+            exporters, inverse = np.unique(self._exporter[source], return_inverse=True)
+            rates = [self.config_rate.get(e, 0) for e in exporters.tolist()]
+            config = np.asarray(rates, np.int64)[inverse]
+            use = (rate == 0) & (config > 0)
+            rate = np.where(use, config, rate)
+            how[use] = SamplingSource.CONFIG
+        return Defaults(rate.astype(np.uint32), how, bool(how.any()))
+
+    def apply(self, rows: Columns, defaults: Defaults) -> None:
+        """Set the sampling rate and its source, and the names that are known.
+
+        ``defaults`` has an entry for each datagram.
+        """
+        self._sampling(rows, defaults)
         if not self._known or not len(rows):
             return
         exporter = self._exporter[rows.source]
@@ -173,60 +205,52 @@ class OptionsState:
         if APPLICATION_NAME in kinds and "application_id" in rows.columns:
             self._application(rows, exporter)
 
-    def _sampling(self, rows: Columns) -> None:
-        n = len(rows)
-        rate = np.zeros(n, np.int64)
-        how = np.zeros(n, np.uint8)
+    def _sampling(self, rows: Columns, defaults: Defaults) -> None:
+        at = rows.datagram
+        how = defaults.how[at]
+        rate = defaults.rate[at] if defaults.any else None
+        if self._known:
+            by_id = self._by_id(rows)
+            if by_id is not None:
+                use = by_id >= 0
+                rate = np.zeros(len(rows), np.uint32) if rate is None else rate
+                rate[use] = by_id[use]
+                how[use] = np.where(by_id[use] > 0, SamplingSource.OPTIONS, 0)
         sent = rows.columns.get("sampling_rate")
         if sent is not None:
             values = np.asarray(sent.values)
             good = values > 0 if sent.valid is None else (values > 0) & sent.valid
-            said = rows.columns.get("sampling_source")
-            how[good] = SamplingSource.RECORD if said is None else np.asarray(said.values)[good]
+            said = rows.columns.pop("sampling_source", None)
+            if said is not None:
+                # a header is less than options, more than the configuration
+                good &= how != SamplingSource.OPTIONS
+            rate = np.zeros(len(rows), np.uint32) if rate is None else rate
             rate[good] = values[good]
-        header = how == SamplingSource.HEADER
-        known = self._from_options(rows)
-        if known is not None:
-            use = (known > 0) & ((how == 0) | header)
-            rate[use] = known[use]
-            how[use] = SamplingSource.OPTIONS
-        if self.config_rate and not how.all():
-            exporters = self._exporter[rows.source]
-            unique, inverse = np.unique(exporters, return_inverse=True)
-            rates = np.asarray([self.config_rate.get(e, 0) for e in unique.tolist()], np.int64)
-            known = rates[inverse]
-            use = (known > 0) & (how == 0)
-            rate[use] = known[use]
-            how[use] = SamplingSource.CONFIG
-        rows.columns.pop("sampling_rate", None)
-        good = how > 0
-        if good.any():
-            rows.set("sampling_rate", rate.astype(np.uint32), pa.uint32(), good)
+            how[good] = SamplingSource.RECORD if said is None else np.asarray(said.values)[good]
+            del rows.columns["sampling_rate"]
+        if rate is not None:
+            good = how > 0
+            if good.any():
+                rows.set("sampling_rate", rate, pa.uint32(), None if good.all() else good)
         rows.set("sampling_source", how, pa.uint8())
 
-    def _from_options(self, rows: Columns) -> I64 | None:
-        """The rate of each row by options data, 0 where unknown; None if nothing is known."""
-        if not self._known:
-            return None
-        self.prepare(np.unique(rows.source))
-        rate = self._rate[rows.source]
-        ids = {
-            kind: np.asarray(rows.columns[column].values).astype(np.int64)
-            for kind, column in (
-                (SAMPLER, "sampler_id"),
-                (SELECTOR, "selector_id"),
-                (INTERFACE, "in_if"),
-            )
-            if column in rows.columns
-        }
-        for kind, number in ids.items():
+    def _by_id(self, rows: Columns) -> I64 | None:
+        """Rates by sampler, selector or interface: 0 unknown, -1 the source's own; None: all -1."""
+        present = np.unique(self._exporter[np.unique(rows.source)]).tolist()
+        kinds = {kind for e in present for kind, _, _ in self._known.get(e, ())}
+        found = None
+        for kind, column in _BY_ID:
+            if kind not in kinds or column not in rows.columns:
+                continue
+            number = np.asarray(rows.columns[column].values).astype(np.int64)
             pairs = pc.dictionary_encode(pa.array(rows.source << 32 | (number & 0xFFFFFFFF)))
-            rates = []
-            for pair in pairs.dictionary.to_pylist():
-                rates.append(self._rate_by_id(kind, pair >> 32, pair & 0xFFFFFFFF))
-            found = np.asarray(rates, np.int64)[pairs.indices.to_numpy()]
-            rate = np.where(found >= 0, found, rate)
-        return rate if rate.any() else None
+            rates = [
+                self._rate_by_id(kind, pair >> 32, pair & 0xFFFFFFFF)
+                for pair in pairs.dictionary.to_pylist()
+            ]
+            rate = np.asarray(rates, np.int64)[pairs.indices.to_numpy()]
+            found = rate if found is None else np.where(rate >= 0, rate, found)
+        return found
 
     def _rate_by_id(self, kind: str, source: int, number: int) -> int:
         """Rate of a sampler, selector or interface of a source; -1: take the source's own."""
@@ -301,7 +325,7 @@ class OptionsState:
             }
             for exporter, entries in dumped
         }
-        self._exporter = self._rate = self._init = np.zeros(0, np.int64)
+        self._rate = self._init = np.zeros(0, np.int64)
 
 
 def _first(values: dict[int, Any], *numbers: int) -> int | None:

@@ -7,6 +7,7 @@ template; the exporter's port is never part of it, because exporters change port
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from appliance.batch import U8
 
+COLUMNS = ("exporter", "protocol", "domain")
 OVERFLOW = 0
 """Exporter 0, address ``::``, stands for all exporters beyond the limit."""
 
@@ -37,8 +39,12 @@ class SourceTable:
     addresses: list[bytes] = field(default_factory=lambda: [bytes(16)])
     sources: list[Source] = field(default_factory=list)
     _exporter: dict[bytes, int] = field(default_factory=lambda: {bytes(16): OVERFLOW})
-    _source: dict[tuple[int, int, int], int] = field(default_factory=dict)
     _domains: dict[int, int] = field(default_factory=dict)
+    _numbers: dict[int, dict[int, int]] = field(default_factory=dict)
+    """By protocol: source by ``exporter << 32 | domain``."""
+    _columns: dict[str, NDArray[np.int64]] = field(
+        default_factory=lambda: {name: np.zeros(0, np.int64) for name in COLUMNS}
+    )
 
     def exporters(self, address: U8) -> NDArray[np.int64]:
         """Exporter numbers of addresses ``uint8 (n, 16)``; new ones are added up to the limit."""
@@ -52,7 +58,9 @@ class SourceTable:
             whole = np.ascontiguousarray(address).view("V16").ravel()
             table = {a: self._exporter_of(a) for a in {bytes(w) for w in whole}}
             return np.fromiter((table[bytes(w)] for w in whole), np.int64, len(whole))
-        numbers = [self._exporter_of(address[i].tobytes()) for i in first]
+        known = self._exporter
+        found = np.ascontiguousarray(address[first]).view("V16").ravel().tolist()
+        numbers = [known[a] if a in known else self._exporter_of(a) for a in found]
         return np.asarray(numbers, np.int64)[inverse]
 
     def _exporter_of(self, address: bytes) -> int:
@@ -73,11 +81,27 @@ class SourceTable:
             return np.zeros(0, np.int64)
         key = exporter << 32 | domain
         unique, inverse = np.unique(key, return_inverse=True)
-        numbers = [self._source_of(k >> 32, protocol, k & 0xFFFFFFFF) for k in unique.tolist()]
+        known = self._numbers.setdefault(protocol, {})
+        numbers = [
+            known[k] if k in known else self._source_of(k >> 32, protocol, k & 0xFFFFFFFF)
+            for k in unique.tolist()
+        ]
         return np.asarray(numbers, np.int64)[inverse]
 
+    def columns(self) -> Mapping[str, NDArray[np.int64]]:
+        """The sources as arrays: ``exporter``, ``protocol`` and ``domain`` by source number."""
+        have, want = len(self._columns["exporter"]), len(self.sources)
+        if have < want:
+            new = np.asarray([(s.exporter, s.protocol, s.domain) for s in self.sources[have:]])
+            self._columns = {
+                name: np.concatenate([self._columns[name], new[:, k]])
+                for k, name in enumerate(COLUMNS)
+            }
+        return self._columns
+
     def _source_of(self, exporter: int, protocol: int, domain: int) -> int:
-        number = self._source.get((exporter, protocol, domain))
+        numbers = self._numbers.setdefault(protocol, {})
+        number = numbers.get(exporter << 32 | domain)
         if number is None:
             count = self._domains.get(exporter, 0)
             if count >= self.max_domains and domain != 0xFFFFFFFF:
@@ -85,7 +109,7 @@ class SourceTable:
             self._domains[exporter] = count + 1
             number = len(self.sources)
             self.sources.append(Source(exporter, protocol, domain))
-            self._source[exporter, protocol, domain] = number
+            numbers[exporter << 32 | domain] = number
         return number
 
     def dump(self) -> dict[str, list[object]]:
@@ -99,9 +123,10 @@ class SourceTable:
         """Restore what :meth:`dump` gave; numbers stay the same."""
         self.addresses = [bytes.fromhex(str(a)) for a in dumped["addresses"]]
         self._exporter = {a: i for i, a in enumerate(self.addresses)}
-        self.sources, self._source, self._domains = [], {}, {}
+        self.sources, self._numbers, self._domains = [], {}, {}
+        self._columns = {name: values[:0] for name, values in self._columns.items()}
         for triple in dumped["sources"]:
             exporter, protocol, domain = (int(x) for x in triple)  # type: ignore[attr-defined]
-            self._source[exporter, protocol, domain] = len(self.sources)
+            self._numbers.setdefault(protocol, {})[exporter << 32 | domain] = len(self.sources)
             self._domains[exporter] = self._domains.get(exporter, 0) + 1
             self.sources.append(Source(exporter, protocol, domain))

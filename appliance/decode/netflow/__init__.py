@@ -24,8 +24,9 @@ from appliance.decode.netflow.definitions import TemplateReader
 from appliance.decode.netflow.describe import describe
 from appliance.decode.netflow.layout import VARIABLE, Field, Layout
 from appliance.decode.netflow.lists import ListReader
-from appliance.decode.netflow.plan import Run, compile_plan
+from appliance.decode.netflow.plan import compile_plan
 from appliance.decode.netflow.records import Records, locate
+from appliance.decode.netflow.steps import Run
 from appliance.decode.netflow.templates import TemplateTable
 from appliance.decode.netflow.walk import (
     IPFIX,
@@ -79,17 +80,19 @@ class TemplateDecoder:
         """
         self.hold.settle(None)
         parts = []
-        for dialect, index in ((V9, v9), (IPFIX, ipfix)):
-            if len(index):
-                part = self._walk(ctx, dialect, index)
-                self._templates(ctx, part, now_ns)
-                parts.append(part)
-        released = self._release(now_ns)
-        self.hold.expire(now_ns)
-        for part in parts:
-            self._data(ctx, part, part.sets.order, now_ns)
-        self.hold.settle(ctx.status)
-        self.table.end_batch()
+        try:
+            for dialect, index in ((V9, v9), (IPFIX, ipfix)):
+                if len(index):
+                    part = self._walk(ctx, dialect, index)
+                    self._templates(ctx, part, now_ns)
+                    parts.append(part)
+            released = self._release(now_ns)
+            self.hold.expire(now_ns)
+            for part in parts:
+                self._data(ctx, part, part.sets.order, now_ns)
+            self.hold.settle(ctx.status)
+        finally:
+            self.table.end_batch()
         return released
 
     def end_session(self, session: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +40,7 @@ class Records:
         """``uint8 (n, length)``: a fixed field of all records."""
         return self.runs[field.segment][:, field.offset : field.offset + field.length]
 
-    def view(self, field: Field, dtype: str, skip: int = 0) -> NDArray[np.generic]:
+    def view(self, field: Field, dtype: str | np.dtype[Any], skip: int = 0) -> NDArray[Any]:
         """A fixed field, from byte ``skip`` of it, as a strided view of ``dtype``."""
         run = self.runs[field.segment]
         return np.ndarray((len(run),), dtype, run, field.offset + skip, (run.shape[1],))

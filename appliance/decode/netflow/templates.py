@@ -150,7 +150,7 @@ class TemplateTable:
         unique, inverse, count = np.unique(key, return_inverse=True, return_counts=True)
         get = self._slots.get
         keys = unique.tolist()
-        slots = np.fromiter((get(k, -1) for k in keys), np.int64, len(keys))
+        slots = np.asarray([get(k, -1) for k in keys], np.int64)
         known = slots >= 0
         arrays = self._arrays
         layout = np.where(known, arrays["layout"][slots], -1).astype(np.int64)
