@@ -35,6 +35,7 @@ class Collector:
 
     def __init__(self, command: list[str], port: int, log: Path) -> None:
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        self._command = " ".join(command)
         self._log = log
         self.port = port
         self._cpu_before = 0.0
@@ -50,7 +51,7 @@ class Collector:
         deadline = time.monotonic() + START_SECONDS
         while not udp_sockets(self.port):
             if self._process.poll() is not None or time.monotonic() > deadline:
-                raise CollectorError(f"{self._process.args}: {self._said()}")
+                raise CollectorError(f"{self._command}: {self._said()}")
             time.sleep(0.05)
         self.settle(START_SECONDS)
         self._cpu_before = self._cpu()
@@ -66,7 +67,7 @@ class Collector:
                 rest = time.monotonic()
             before = used
         if self._process.poll() is not None:
-            raise CollectorError(f"{self._process.args}: {self._said()}")
+            raise CollectorError(f"{self._command}: {self._said()}")
         return rest - begun
 
     def cpu(self) -> float:
