@@ -152,10 +152,13 @@ def test_a_wireless_data_frame_gives_addresses_in_ethernets_order():
     llc = b"\xaa\xaa\x03\0\0\0\x08\0" + ipv4(6, tcp(1, 2))
     to_ds = b"\x08\x01\0\0" + bssid + station + far + bytes(2) + llc
     from_ds = b"\x88\x02\0\0" + station + bssid + far + bytes(2) + bytes(2) + llc
-    rows = decode(to_ds, from_ds, protocol=15)
+    bridged = b"\x08\x03\0\0" + bssid + bssid + far + bytes(2) + station + llc
+    rows = decode(to_ds, from_ds, bridged, bridged[:29], protocol=15)
     assert (rows[0]["src_mac"], rows[0]["dst_mac"]) == (0x020000000002, 0x020000000003)
     assert (rows[1]["src_mac"], rows[1]["dst_mac"]) == (0x020000000003, 0x020000000002)
-    assert [r["src_port"] for r in rows] == [1, 1]
+    assert (rows[2]["src_mac"], rows[2]["dst_mac"]) == (0x020000000002, 0x020000000003)
+    assert [r.get("src_port") for r in rows] == [1, 1, 1, None]
+    assert rows[3] == {}, "the fourth address was not captured"
 
 
 @pytest.mark.parametrize("control", [b"", bytes(4), b"\0\0\0\x2a"])

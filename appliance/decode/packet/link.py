@@ -204,10 +204,11 @@ class Link:
         frames = self.frames
         header = block(frames.buffer, frames.pos[rows], 32)
         control, flags = header[:, 0].astype(np.int64), header[:, 1]
-        data = (control & 0x0C) == 0x08
         to_ds, from_ds = (flags & 1) != 0, (flags & 2) != 0
         first, second, third = (words(header, at, ">u8") & _MAC for at in (2, 8, 14))
         four = to_ds & from_ds
+        data = (control & 0x0C) == 0x08
+        data &= ~four | (frames.pos[rows] + 30 <= frames.end[rows])
         fourth = words(header, 22, ">u8") & _MAC
         self.dst_mac[rows] = np.where(to_ds, third, first)
         self.src_mac[rows] = np.where(four, fourth, np.where(from_ds, third, second))
