@@ -71,17 +71,19 @@ def roll_up(rows: pa.Table) -> pa.RecordBatch:
     for name in _KEYS:
         if name not in rows.schema.names:
             continue
-        code, count = _codes(rows[name])
+        code, count = _codes(rows[name].combine_chunks())
         if count > 1:
             if size * count >= 2**62:
                 key, size = _dense(key)
             key = key * count + code
             size *= count
-    group, groups = _dense(key)
-    # the first row of each group stands for its key
-    first = np.empty(groups, np.int64)
-    first[group[::-1]] = np.arange(n - 1, -1, -1)
-    index = pa.array(first)
+    group, groups = (key, size) if size <= n else _dense(key)
+    flows = np.bincount(group, minlength=groups)
+    used = np.flatnonzero(flows)
+    # any row of a group stands for its key: here the last
+    row = np.zeros(groups, np.int64)
+    row[group] = np.arange(n)
+    row = row[used]
 
     raw_bytes = _numbers(rows, "bytes")
     raw_packets = _numbers(rows, "packets")
@@ -89,19 +91,17 @@ def roll_up(rows: pa.Table) -> pa.RecordBatch:
     known = (rate > 0) & (_numbers(rows, "sampling_source") > 0)
     total_bytes = _sums(group, groups, raw_bytes)
     total_packets = _sums(group, groups, raw_packets)
-    flows = np.bincount(group, minlength=groups).astype(np.uint64)
     if known.any():
         factor = np.where(known, rate, 1).astype(np.float64)
         scaled_bytes = np.bincount(group, raw_bytes * factor, groups)
         scaled_packets = np.bincount(group, raw_packets * factor, groups)
-        unscaled_flows = np.bincount(group, ~known, groups).astype(np.uint64)
+        unscaled_flows = np.bincount(group, ~known, groups)
         unscaled_bytes = _sums(group, groups, np.where(known, np.uint64(0), raw_bytes))
     else:
         scaled_bytes = total_bytes.astype(np.float64)
         scaled_packets = total_packets.astype(np.float64)
         unscaled_flows, unscaled_bytes = flows, total_bytes
-    columns: dict[str, Any] = {
-        "minute_ns": minutes[first] * MINUTE_NS,
+    sums: dict[str, NDArray[Any]] = {
         "flows": flows,
         "bytes": total_bytes,
         "packets": total_packets,
@@ -110,22 +110,29 @@ def roll_up(rows: pa.Table) -> pa.RecordBatch:
         "unscaled_flows": unscaled_flows,
         "unscaled_bytes": unscaled_bytes,
     }
-    arrays = []
-    for field in SCHEMA:
-        if field.name in columns:
-            arrays.append(pa.array(columns[field.name], field.type))
+    arrays = [pa.array(minutes[row] * MINUTE_NS)]
+    for field in list(SCHEMA)[1:]:
+        if field.name in sums:
+            values = sums[field.name][used].astype(field.type.to_pandas_dtype())
+            arrays.append(pa.array(values, field.type))
         elif field.name in rows.schema.names:
-            arrays.append(rows[field.name].take(index).combine_chunks().cast(field.type))
+            arrays.append(rows[field.name].take(pa.array(row)).combine_chunks())
         else:
-            arrays.append(pa.nulls(groups, field.type))
+            arrays.append(pa.nulls(len(used), field.type))
     return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
 
 
-def _codes(column: pa.ChunkedArray) -> tuple[NDArray[np.int64], int]:
-    """``(n,)`` dense numbers of the values of ``column``, null being one more; how many."""
-    array = column.combine_chunks()
+def _codes(array: pa.Array) -> tuple[NDArray[np.int64], int]:
+    """``(n,)`` dense numbers of the values of ``array``, null being one more; how many."""
     if isinstance(array, pa.ExtensionArray):
-        array = array.storage
+        # sorted by exporter: a run of equal addresses is looked up once
+        words = np.frombuffer(array.storage.buffers()[1], np.uint64).reshape(-1, 2)
+        words = words[array.offset : array.offset + len(array)]
+        changes = (words[1:, 1] != words[:-1, 1]) | (words[1:, 0] != words[:-1, 0])
+        starts = np.concatenate(([0], np.flatnonzero(changes) + 1))
+        encoded = array.storage.take(pa.array(starts)).dictionary_encode()
+        lengths = np.diff(starts, append=len(array))
+        return np.repeat(encoded.indices.to_numpy(), lengths), len(encoded.dictionary)
     encoded = array.dictionary_encode()
     count = len(encoded.dictionary)
     if encoded.null_count:
@@ -154,6 +161,8 @@ def _sums(group: NDArray[np.int64], groups: int, values: NDArray[np.uint64]) -> 
 
     ``bincount`` adds doubles, which are exact to 2^53: halves of 32 bits of 2^21 rows.
     """
+    if int(values.max(initial=0)) <= _LOW:
+        return np.bincount(group, values, groups).astype(np.uint64)
     low = np.bincount(group, values & _LOW, groups).astype(np.uint64)
     high = np.bincount(group, values >> _HALF, groups)
     high += (low >> _HALF).astype(np.float64)
