@@ -36,7 +36,7 @@ from appliance.store.retention import make_room
 log = logging.getLogger(__name__)
 
 CHUNK = 2048
-"""Datagrams decoded at once: enough to amortise the cost of a batch, few enough for the cache."""
+"""Datagrams decoded at once: enough to share the cost of a batch, few enough for the cache."""
 MAX_ROWS = 1_000_000
 """Rows in memory that force a flush before its time."""
 PLAIN_ROWS = 50_000
@@ -67,7 +67,8 @@ class Shard:
         self._state_revision = -1
         self._poisoned = 0
         self._retry_at = 0.0
-        self._oldest_ns = 0
+        self._lag_ns = 0
+        """Largest age of a datagram at its decoding, since the last report."""
         self._lock = self._own()
         for table in self._rows:
             (self.store / table).mkdir(parents=True, exist_ok=True)
@@ -127,17 +128,20 @@ class Shard:
         return self.journal.pending > 0 or self.journal.read_position > self.checkpoint.position
 
     def step(self, now_ns: int) -> None:
-        """Decode what has arrived, and flush when it is time."""
-        while self.journal.pending and self._row_count < MAX_ROWS:
+        """Decode what has arrived, and flush when it is time.
+
+        Few datagrams wait for the flush, because a batch costs nearly the same whatever its size.
+        """
+        due = time.monotonic() - self._flushed_at >= self.config.store.flush_seconds
+        while self.journal.pending >= (1 if due else CHUNK) and self._row_count < MAX_ROWS:
             batch = self.journal.read(CHUNK)
             if batch is None:
                 break
-            if not self._oldest_ns and len(batch):
-                self._oldest_ns = int(batch.received_ns[0])
+            if len(batch):
+                self._lag_ns = max(self._lag_ns, now_ns - int(batch.received_ns[0]))
             self._take(self._decode(batch, now_ns))
         self._end_sessions()
-        waited = time.monotonic() - self._flushed_at
-        due = waited >= self.config.store.flush_seconds or self._row_count >= MAX_ROWS
+        due = due or self._row_count >= MAX_ROWS
         if due and self.journal.read_position > self.checkpoint.position:
             self.flush(now_ns)
 
@@ -234,7 +238,6 @@ class Shard:
         for batches in self._rows.values():
             batches.clear()
         self._row_count = 0
-        self._oldest_ns = 0
         self._flushed_at = time.monotonic()
         self._flush_took = self._flushed_at - begun
         self.journal.trim(position)
@@ -261,7 +264,7 @@ class Shard:
     def report(self) -> dict[str, Any]:
         """Figures for the supervisor."""
         lag = self.journal.position - self.checkpoint.position
-        oldest = self._oldest_ns
+        lag_ns, self._lag_ns = self._lag_ns, 0
         imbalances = self.ledger.balance(
             self._row_count, self.journal.read_position - self.checkpoint.torn
         )
@@ -271,7 +274,7 @@ class Shard:
             "checkpoint_position": self.checkpoint.position,
             "checkpoint_ns": self.checkpoint.updated_ns,
             "lag_datagrams": lag,
-            "lag_seconds": round((time.time_ns() - oldest) / 1e9, 3) if oldest and lag else 0.0,
+            "lag_seconds": round(lag_ns / 1e9, 3),
             "torn": self.checkpoint.torn,
             "balanced": not imbalances,
             "imbalances": [str(i) for i in imbalances][:10],

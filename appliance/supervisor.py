@@ -33,7 +33,8 @@ log = logging.getLogger(__name__)
 RESTART_SECONDS = (0.0, 0.5, 1.0, 2.0, 5.0)
 """Waits before a worker that died is started again; the last one repeats."""
 GROW_LAG_SECONDS = 1.0
-"""A worker this far behind, for two reports in a row, gives shards away."""
+"""A worker that decodes this much later than the flush wants it, for two reports in a row, gives
+shards away."""
 SHRINK_AFTER_SECONDS = 60.0
 SHRINK_LOAD = 0.3
 """Workers that together use less than this share of one worker's time become one fewer."""
@@ -287,7 +288,8 @@ class Supervisor:
         for worker in self.workers:
             shards = worker.report.get("shards", {})
             lag = max((s["lag_seconds"] for s in shards.values()), default=0.0)
-            worker.behind = worker.behind + 1 if lag > GROW_LAG_SECONDS else 0
+            usual = self.config.store.flush_seconds + GROW_LAG_SECONDS
+            worker.behind = worker.behind + 1 if lag > usual else 0
         busiest = max(self.workers, key=lambda w: (w.behind, w.load), default=None)
         if busiest is None:
             return

@@ -28,8 +28,12 @@ from appliance.receive.recvmmsg import receive
 
 log = logging.getLogger(__name__)
 
-GATHER_SECONDS = 0.005
-"""How long datagrams gather after a wake-up; the receive buffer must hold as much."""
+GATHER_SECONDS = 0.02
+"""How long datagrams gather after a wake-up, where the receive buffers are large enough."""
+GATHER_RATE = 200_000
+"""Datagrams a second that a small receive buffer must hold while they gather."""
+BUFFERED_BYTES = 2304
+"""What a datagram of Ethernet size takes of a receive buffer."""
 SESSION_IDLE_NS = 30 * 60 * 1_000_000_000
 MAX_SESSIONS = 4096
 
@@ -78,6 +82,7 @@ class Receiver(threading.Thread):
         self._make_room = make_room
         self._notify = notify
         self._numbers = tcp.session_numbers()
+        self._gather = GATHER_SECONDS
         self._poller = select.epoll()
         self._by_fd: dict[int, Intake] = {}
         self._listening: dict[int, StreamIntake] = {}
@@ -122,6 +127,8 @@ class Receiver(threading.Thread):
         for intake in intakes:
             self._by_fd[intake.sock.fileno()] = intake
             self._poller.register(intake.sock.fileno(), select.EPOLLIN)
+            granted = intake.sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+            self._gather = min(self._gather, granted / BUFFERED_BYTES / GATHER_RATE)
         for stream in streams:
             self._listening[stream.sock.fileno()] = stream
             self._poller.register(stream.sock.fileno(), select.EPOLLIN)
@@ -167,7 +174,7 @@ class Receiver(threading.Thread):
             self._expire_sessions()
             if busy:
                 self._notify()
-                time.sleep(GATHER_SECONDS)
+                time.sleep(self._gather)
 
     def _block(self, journal: Journal) -> Block | None:
         try:
@@ -179,7 +186,7 @@ class Receiver(threading.Thread):
             block = None
         if block is None:
             self.stalls += 1
-            time.sleep(GATHER_SECONDS)  # the kernel's buffer holds, and counts what it cannot
+            time.sleep(self._gather)  # the kernel's buffer holds, and counts what it cannot
         return block
 
     def _drain(self, intake: Intake) -> bool:
