@@ -44,6 +44,7 @@ def interfaces(
     r"""Bandwidth of the exporters' interfaces, in and out: mean, 95th percentile and peak.
 
     Intervals without flows count as zero, so the window matters: ask for the time that is billed.
+    It begins no earlier than the first record that is stored.
 
     \b
     Examples:
@@ -76,4 +77,6 @@ def interfaces(
             return
         hide = [] if result.total["unknown"] else ["unknown"]
         write(result.table.slice(0, limit), shape, hide=hide)
+        if shape is None:
+            total_remark(engine, result, window)
         sampling_remark(result, as_sent)

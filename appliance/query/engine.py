@@ -23,11 +23,14 @@ from appliance.query import macros
 from appliance.query.present import present
 from appliance.query.terms import SQL_TYPES
 from appliance.schema import CANONICAL
+from appliance.store import rollup
 from appliance.store.files import visible
+from appliance.store.manifest import ManifestError
 
 THREADS = 2
 _ATTEMPTS = 5
 _GIB = 1 << 30
+_ROLLUP = {field.name: field.type for field in rollup.SCHEMA}
 
 
 class QueryError(Exception):
@@ -115,17 +118,21 @@ class Engine:
         columns: Mapping[str, pa.DataType] | None = None,
         tables: Sequence[str] = ("flows",),
         bounded: bool = False,
+        rolled_up: bool = False,
     ) -> pa.Table:
         """The rows of ``sql``, in presentable types (see :mod:`appliance.query.present`).
 
         ``window`` says which files are read; it filters rows only if ``bounded``. ``columns``:
         those that the query reads; without them, all that any file has. Files that vanish meanwhile
         (maintenance, retention) are no error: the query begins again with what is there then.
+
+        ``rolled_up``: there is also a table ``rollup`` (see store/rollup.py), and ``flows`` has
+        only what is not in it yet.
         """
         attempts = _ATTEMPTS
         while True:
             attempts -= 1
-            paths = {t: visible(self.store / t, window.since_ns, window.until_ns) for t in tables}
+            paths = self._paths(window, tables, rolled_up)
             try:
                 return self._attempt(
                     sql, dict(parameters or {}), columns, paths, window if bounded else EVER
@@ -134,6 +141,18 @@ class Engine:
                 vanished = not all(path.exists() for found in paths.values() for path in found)
                 if not vanished or attempts <= 0:
                     raise _explained(error) from error
+
+    def _paths(
+        self, window: Window, tables: Sequence[str], rolled_up: bool
+    ) -> dict[str, list[Path]]:
+        bounds = window.since_ns, window.until_ns
+        try:
+            if rolled_up:
+                found = rollup.sources(self.store, *bounds)
+                return {"flows": found.flows, rollup.TABLE: found.rollups}
+            return {table: visible(self.store / table, *bounds) for table in tables}
+        except (OSError, ManifestError) as error:
+            raise QueryError(f"the store cannot be read: {error}") from error
 
     def _attempt(
         self,
@@ -150,7 +169,8 @@ class Engine:
             if timer:
                 timer.start()
             for table, found in paths.items():
-                _define(cursor, table, found, columns, rows)
+                shape = _ROLLUP if table == rollup.TABLE else columns
+                _define(cursor, table, found, shape, rows)
             relation = cursor.sql(sql, params=parameters) if parameters else cursor.sql(sql)
             types = [str(t) for t in relation.types]
             return present(relation.to_arrow_table(), types)

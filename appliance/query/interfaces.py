@@ -5,10 +5,16 @@ from __future__ import annotations
 import pyarrow as pa
 
 from appliance.query.engine import EVER, Engine, QueryError, Window
+from appliance.query.filter import reads
 from appliance.query.macros import RATE
 from appliance.query.select import SAMPLING, Result, select
 from appliance.query.terms import SAMPLING_KNOWN
-from appliance.query.traffic import SECOND, span
+from appliance.query.traffic import SECOND
+from appliance.store.files import snapshot
+from appliance.store.rollup import MINUTE_NS
+
+_ROLLED_UP = {"exporter", "in_if", "out_if", "direction"}
+"""Columns that the roll-ups have, too."""
 
 STEP_NS = 300 * SECOND
 """Five minutes: what the 95th percentile is customarily billed by."""
@@ -34,26 +40,40 @@ def interfaces(
 
     An exporter may meter flows at the ingress, at the egress, or both, and then reports each flow
     twice. Both views are kept apart, and the larger of the two counts in each bucket.
+
+    Where the step is in whole minutes and the filter is of exporters and interfaces only, the
+    minute roll-ups are read: quickly, and further back than the flow records reach. The window is
+    then widened to whole minutes. It never begins before the first stored record.
     """
     if not 0 < percent <= 100:
         raise QueryError(f"a percentile is above 0 and at most 100, not {percent:g}")
+    if step_ns < 1:
+        raise QueryError("a step is longer than nothing")
     selection = select(engine, filter, window)
-    selection.need(
-        ["exporter", "in_if", "out_if", "in_if_name", "out_if_name", "direction", "bytes"]
-    )
-    selection.need(SAMPLING)
-    since, until = span(selection)
+    rolled_up = step_ns % MINUTE_NS == 0 and reads(selection.filter) <= _ROLLED_UP
+    if rolled_up:
+        window = whole_minutes(window)
+        selection = select(engine, filter, window)
+    selection.need([*_ROLLED_UP, "in_if_name", "out_if_name", "bytes", *SAMPLING])
+    since, until = _stored_span(engine, window)
     count = max(-(-(until - since) // step_ns), 1)
-    factor = f"::HUGEINT * {RATE}" if scaled else ""
+    factor = f" * {RATE}" if scaled else ""
+    source = f"""SELECT received_ns AS ns, exporter, in_if, out_if, direction, in_if_name,
+                        out_if_name, bytes::DOUBLE{factor} AS size, 1 AS flows,
+                        (NOT {SAMPLING_KNOWN})::BIGINT AS unknown
+                 FROM flows WHERE {selection.where}"""
+    if rolled_up:
+        source += f""" UNION ALL
+                 SELECT minute_ns, exporter, in_if, out_if, direction, NULL, NULL,
+                        {"scaled_bytes" if scaled else "bytes::DOUBLE"}, flows, unscaled_flows
+                 FROM rollup WHERE {window.sql("minute_ns")} AND {selection.condition}"""
     legs = " UNION ALL ".join(
         f"""SELECT exporter, {way}_if AS interface, '{way}' AS way,
-                   (received_ns - {since}) // {step_ns} AS bucket,
-                   max({way}_if_name) AS name,
-                   sum(bytes{factor}) FILTER ({_INGRESS}) AS ingress,
-                   sum(bytes{factor}) FILTER (direction = 1) AS egress,
-                   count(*) AS flows, count(*) FILTER (NOT {SAMPLING_KNOWN}) AS unknown
-            FROM flows WHERE {selection.where} AND {way}_if IS NOT NULL
-            GROUP BY exporter, {way}_if, bucket"""
+                   (ns - {since}) // {step_ns} AS bucket, max({way}_if_name) AS name,
+                   sum(size) FILTER ({_INGRESS}) AS ingress,
+                   sum(size) FILTER (direction = 1) AS egress,
+                   sum(flows) AS flows, sum(unknown) AS unknown
+            FROM s WHERE {way}_if IS NOT NULL GROUP BY exporter, {way}_if, bucket"""
         for way in ("in", "out")
     )
     seconds = step_ns / SECOND
@@ -61,8 +81,9 @@ def interfaces(
     # of `count` values in order, the percentile is the rank-th; those that are not there are zeros
     rank = max(-(-count * percent // 100), 1)
     table = selection.fetch(
-        f"""WITH b AS (SELECT *, greatest(coalesce(ingress, 0), coalesce(egress, 0))::DOUBLE
-                         AS size FROM ({legs})),
+        f"""WITH s AS NOT MATERIALIZED ({source}),
+                 b AS (SELECT *, greatest(coalesce(ingress, 0), coalesce(egress, 0)) AS size
+                       FROM ({legs})),
                  i AS (SELECT exporter, interface, way, max(name) AS name,
                               list_sort(list(size)) AS sizes, sum(size) AS bytes,
                               max(size) AS peak, sum(flows) AS flows, sum(unknown) AS unknown
@@ -73,10 +94,40 @@ def interfaces(
                      * 8 / {seconds} AS p95_bps,
                    peak * 8 / {seconds} AS max_bps,
                    least(bytes, 9e18)::UBIGINT AS bytes, flows, unknown
-            FROM i ORDER BY p95_bps DESC, mean_bps DESC, exporter, interface, way"""
+            FROM i ORDER BY p95_bps DESC, mean_bps DESC, exporter, interface, way""",
+        rolled_up,
     )
     return Result(table, _total(table), since, until)
 
 
+def whole_minutes(window: Window) -> Window:
+    """``window``, widened to minutes of the clock."""
+    since, until = window.since_ns, window.until_ns
+    return Window(
+        None if since is None else since // MINUTE_NS * MINUTE_NS,
+        None if until is None else -(-until // MINUTE_NS) * MINUTE_NS,
+    )
+
+
+def _stored_span(engine: Engine, window: Window) -> tuple[int, int]:
+    """The bounds of ``window``, but none outside the time that anything is stored of: of the time
+    before, nobody knows that there was no traffic.
+    """
+    files = [f for table in ("flows", "rollup") for f in snapshot(engine.store / table)]
+    oldest = min((f.min_ns for f in files), default=0)
+    newest = max((f.max_ns for f in files), default=0) + 1
+    since = oldest if window.since_ns is None else max(window.since_ns, oldest)
+    until = newest if window.until_ns is None else window.until_ns
+    return since // MINUTE_NS * MINUTE_NS, max(until, since)
+
+
 def _total(table: pa.Table) -> dict[str, int | float]:
-    return {name: sum(table[name].to_pylist()) for name in ("bytes", "flows", "unknown")}
+    """Each flow is in a row of its way in and in one of its way out: the fuller of the two."""
+    ways = table["way"].to_pylist()
+    total: dict[str, int | float] = {}
+    for name in ("bytes", "flows", "unknown"):
+        sums = {"in": 0, "out": 0}
+        for way, value in zip(ways, table[name].to_pylist(), strict=True):
+            sums[way] += value
+        total[name] = max(sums.values())
+    return total

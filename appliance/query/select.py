@@ -56,7 +56,10 @@ class Selection:
     engine: Engine
     window: Window
     filter: Node
+    condition: str
+    """The filter as SQL."""
     where: str
+    """The filter, the window, and what is always left out, as SQL."""
     parameters: Parameters
     columns: dict[str, pa.DataType]
     types: Mapping[str, pa.DataType]
@@ -68,10 +71,14 @@ class Selection:
             if name not in self.columns:
                 self.columns[name] = column(self.engine, self.window, self.types, name)
 
-    def fetch(self, sql: str) -> pa.Table:
+    def fetch(self, sql: str, rolled_up: bool = False) -> pa.Table:
         """The rows of ``sql``, which may use this selection's parameters."""
         return self.engine.execute(
-            sql, self.parameters.values, window=self.window, columns=self.columns
+            sql,
+            self.parameters.values,
+            window=self.window,
+            columns=self.columns,
+            rolled_up=rolled_up,
         )
 
 
@@ -104,8 +111,9 @@ def select(
         types = engine.columns(window)
         node = parse(filter_text, types)
     parameters = Parameters()
-    where = f"{window.sql()} AND {predicate(node, parameters)}"
-    selection = Selection(engine, window, node, where, parameters, {}, types)
+    condition = predicate(node, parameters)
+    where = f"{window.sql()} AND {condition}"
+    selection = Selection(engine, window, node, condition, where, parameters, {}, types)
     named = reads(node)
     selection.need(["received_ns", *sorted(named)])
     if not discards and "kind" not in named:
