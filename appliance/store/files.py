@@ -221,12 +221,35 @@ def snapshot(
         complete &= _add_hot(files, table, hot, manifest, since_ns, until_ns)
         if complete or manifests.load(table) is manifest:
             break
-    files.sort(key=lambda f: (f.min_ns, f.name))
+    files.sort(key=lambda f: f.min_ns)
     return files
 
 
 def _overlaps(min_ns: int, max_ns: int, since_ns: int | None, until_ns: int | None) -> bool:
     return (since_ns is None or max_ns >= since_ns) and (until_ns is None or min_ns < until_ns)
+
+
+_named: dict[str, tuple[Manifest, list[tuple[str, str, StoredFile]]]] = {}
+
+
+def _named_by(table: Path, manifest: Manifest) -> list[tuple[str, str, StoredFile]]:
+    """The packed files of ``manifest`` with the directory and the name of each.
+
+    Kept until the manifest changes: building ten thousand paths takes a fifth of a second.
+    """
+    known = _named.get(str(table))
+    if known is not None and known[0] is manifest:
+        return known[1]
+    found = []
+    for r in manifest.ranges:
+        for p in r.parts:
+            name = range_name(r, p.part)
+            folder, _, base = name.relative.partition("/")
+            path = table / folder / base
+            file = StoredFile(path, name, p.rows, p.size, p.min_ns, p.max_ns)
+            found.append((folder, base, file))
+    _named[str(table)] = manifest, found
+    return found
 
 
 def _packed(
@@ -236,20 +259,15 @@ def _packed(
     files: list[StoredFile] = []
     complete = True
     present: dict[str, set[str]] = {}
-    for r in manifest.ranges:
-        for p in r.parts:
-            if not _overlaps(p.min_ns, p.max_ns, since_ns, until_ns):
-                continue
-            name = SegmentName.packed(r.node, r.shard, r.first, r.last, p.part)
-            relative = name.relative
-            folder, _, base = relative.partition("/")
-            if folder not in present:
-                present[folder] = _names(table / folder)
-            if base in present[folder]:
-                path = table / relative
-                files.append(StoredFile(path, name, p.rows, p.size, p.min_ns, p.max_ns))
-            else:
-                complete = False
+    for folder, base, file in _named_by(table, manifest):
+        if not _overlaps(file.min_ns, file.max_ns, since_ns, until_ns):
+            continue
+        if folder not in present:
+            present[folder] = _names(table / folder)
+        if base in present[folder]:
+            files.append(file)
+        else:
+            complete = False
     return files, complete
 
 
