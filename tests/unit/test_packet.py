@@ -187,7 +187,7 @@ def test_ipv4_authentication_header_is_skipped():
 
 
 def test_only_first_fragments_have_ports():
-    first = bytes([17, 0]) + struct.pack(">HI", 1, 99) + udp(1, 2)
+    first = bytes([17, 255]) + struct.pack(">HI", 1, 99) + udp(1, 2)
     later = bytes([17, 0]) + struct.pack(">HI", 8 << 3, 99) + udp(1, 2)
     rows = decode(
         ethernet(0x86DD, ipv6(44, first)),
@@ -246,6 +246,13 @@ def test_of_tunnels_in_tunnels_the_innermost_is_shown_and_the_outermost_named():
     (row,) = decode(ethernet(0x0800, ipv4(17, vxlan(3, ethernet(0x0800, deep)))))
     assert row["inner_src_addr"] == "172.16.0.1"
     assert (row["tunnel_type"], row["tunnel_id"]) == (TunnelType.VXLAN, 3)
+
+
+def test_ports_of_a_tunnel_in_a_tunnel_are_not_those_of_the_packet_inside():
+    inside = ethernet(0x0800, ipv4(1, bytes(8), "172.16.0.1", "172.16.0.2"))
+    (row,) = decode(ipv4(47, gre(0x0800, ipv4(17, vxlan(3, inside)))), protocol=11)
+    assert (row["inner_src_addr"], row["inner_protocol"]) == ("172.16.0.1", 1)
+    assert "inner_src_port" not in row
 
 
 def test_endless_nesting_ends():

@@ -293,6 +293,15 @@ def test_sampled_ethernet_and_ip_records_stand_in_for_a_raw_header():
     assert [r["bytes"] for r in got] == [78, 80, 99, 500]
 
 
+def test_a_sampled_ip_record_fills_in_only_what_it_says():
+    four = words(60, 17) + ipaddress.ip_address("10.0.0.1").packed
+    four += ipaddress.ip_address("10.0.0.2").packed + words(53, 54, 0, 8)
+    arp = raw_header(ethernet(0x0806, bytes(28)))
+    got = flows(datagram(flow(raw_header(PACKET)), flow(arp, unit(3, four))))
+    assert [r["src_addr"] for r in got] == ["10.1.2.3", "10.0.0.1"]
+    assert [r.get("ip_ttl") for r in got] == [64, None]
+
+
 def test_packets_of_all_versions_in_one_batch_find_their_rows():
     packets = [PACKET, ethernet(0x86DD, ipv6(17, udp(1, 2))), ethernet(0x0806, bytes(28))]
     got = flows(
@@ -401,7 +410,7 @@ def test_counter_samples_of_different_kinds_keep_to_their_rows():
     [
         b"",
         words(5),
-        words(5, 0, 1, 2, 3, 4, 0),
+        words(5, 0, 1, 2, 3, 4, 0, 0),
         words(5, 3) + bytes(40),
         datagram(agent="2001:db8::1")[:39],
         datagram()[:27],
@@ -414,7 +423,12 @@ def test_a_datagram_without_a_whole_header_is_malformed_alone(payload):
     assert ctx.source[1] == -1
     assert ctx.sequence[1] == -1
     assert [r["datagram"] for r in rows(ctx.flows)] == [0, 2]
-    assert [e.datagram for e in ctx.errors] == [1]
+    (error,) = ctx.errors
+    assert error.datagram == 1
+    strange = len(payload) > 28 and payload[7] not in (1, 2)
+    assert error.detail == (
+        "no IPv4 or IPv6 agent address" if strange else "too short for its header"
+    )
 
 
 @pytest.mark.parametrize("count", [5, 2**32 - 1])
@@ -432,8 +446,9 @@ def test_samples_beyond_the_declared_number_are_padding():
 
 @pytest.mark.parametrize("length", [2**31 - 1, 2**32 - 4, 200])
 def test_a_sample_longer_than_its_datagram_is_read_as_far_as_it_goes(length):
-    ctx, _ = run(datagram(flow(sequence=1), flow(raw_header(PACKET), length=length)))
+    ctx, _ = run(datagram(flow(sequence=1), flow(raw_header(PACKET), length=length), count=3))
     assert ctx.status.tolist() == [Status.MALFORMED_LENGTH]
+    assert [e.detail for e in ctx.errors] == ["a sample is longer than what it is in"]
     assert [r.get("src_port") for r in rows(ctx.flows)] == [None, 443]
 
 
@@ -495,6 +510,8 @@ def test_as_paths_and_communities_of_billions_cost_no_memory():
         head + words(1, 2, 2**31),
         head + words(1, 2, 2**30, 7),
         head + words(0, 2**31),
+        head + words(2, 2, 1, 7, 2, 2**30, 8),
+        head + words(33) + words(2, 1, 9) * 33 + words(0, 150),
         head + words(1, 2, 1, 77) + words(2**32 - 1, 5),
     ]
     payload = datagram(*(flow(unit(1003, lie)) for lie in lies))
@@ -506,8 +523,8 @@ def test_as_paths_and_communities_of_billions_cost_no_memory():
     assert peak < 1 << 20
     assert ctx.status.tolist() == [Status.MALFORMED_DATA]
     got = rows(ctx.flows)
-    assert [r["src_as"] for r in got] == [2] * 5
-    assert [r.get("as_path") for r in got] == [None] * 4 + [[77]]
+    assert [r["src_as"] for r in got] == [2] * 7
+    assert [r.get("as_path") for r in got] == [None] * 6 + [[77]]
     assert all("communities" not in r for r in got)
     assert all("local_pref" not in r for r in got)
 

@@ -175,7 +175,7 @@ class Link:
             seen = self.tags[rows]
             self.vlan[rows[seen == 0]] = vlan[seen == 0]
             self.inner_vlan[rows[seen == 1]] = vlan[seen == 1]
-            self.tags[rows] = np.minimum(seen, 1) + 1
+            self.tags[rows] = seen + 1
             frames.state[rows] = words(tag, 2, ">u2")
             frames.pos[rows] += 4
             rows = rows[_TAG[frames.state[rows]]]

@@ -77,7 +77,7 @@ class Network:
     """Of the IP packet with its header: IPv4's total length, IPv6's payload length and 40."""
     ttl: NDArray[np.uint8] = field(init=False)
     protocol: NDArray[np.uint8] = field(init=False)
-    """What comes after IPv6's extension headers."""
+    """What comes after IPv6's extension headers, or the first one that was not followed."""
     flow_label: NDArray[np.uint32] | None = None
     """None where no packet is IPv6."""
     pos: I64 = field(init=False)
@@ -128,8 +128,7 @@ class Network:
         length = header["length"].astype(np.uint32)
         known = (start + 20 <= end) & (first >> np.uint8(4) == 4)
         whole = known & (size >= 20) & ((header["fragment"] & np.uint16(0x1FFF)) == 0)
-        # a length of 0 is what segmentation offload leaves; a small one is a lie
-        whole &= (length >= size) | (length == 0)
+        # a length of 0 is what segmentation offload leaves
         stop = np.minimum(end, start + np.where(length, length, 0xFFFF))
         if rows is None:
             self.known, self.whole, self.pos, self.end = known, whole, start + size, stop
@@ -183,7 +182,6 @@ class Network:
                 return
             pos = self.pos[rows]
             captured = pos + 8 <= self.end[rows]
-            self.whole[rows[~captured]] = False
             rows, pos = rows[captured], pos[captured]
             header = block(self.frames.buffer, pos, 8)
             kind = self.protocol[rows]
@@ -201,7 +199,6 @@ class Network:
             self.pos[rows] = pos + size
             self.whole[rows[later]] = False
             rows = rows[_EXTENSION[header[:, 0]] & ~later]
-        self.whole[rows] = False
 
 
 def _mapped(address: NDArray[np.uint32]) -> U8:
