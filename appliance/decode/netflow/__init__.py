@@ -131,25 +131,22 @@ class TemplateDecoder:
         if part.dialect is IPFIX:
             ctx.sequence_units[part.index] = 0
         if len(sets):
-            number = self.table.resolve(part.scope << 16 | sets.id, order, now_ns)
+            number, order = self.table.resolve(part.scope << 16 | sets.id, order, now_ns)
+            sets = Sets(sets.datagram, sets.id, sets.start, sets.end, order)
             unknown = number < 0
             if unknown.any():
                 self._cut_down(ctx, part.dialect, sets.select(unknown))
-                sets, number, order = sets.select(~unknown), number[~unknown], order[~unknown]
+                sets, number = sets.select(~unknown), number[~unknown]
             if len(number) and (number == number[0]).all():
-                self._layout(ctx, part, self.table.layouts[int(number[0])], sets, order)
+                self._layout(ctx, part, self.table.layouts[int(number[0])], sets)
             else:
                 for one in np.unique(number).tolist():
-                    mine = number == one
-                    layout = self.table.layouts[one]
-                    self._layout(ctx, part, layout, sets.select(mine), order[mine])
+                    self._layout(ctx, part, self.table.layouts[one], sets.select(number == one))
         if part.dialect is IPFIX:
             lost = ctx.status[part.index] != Status.DECODED
             ctx.sequence_units[part.index[lost]] = -1
 
-    def _layout(
-        self, ctx: DecodeContext, part: _Part, layout: Layout, sets: Sets, order: I64
-    ) -> None:
+    def _layout(self, ctx: DecodeContext, part: _Part, layout: Layout, sets: Sets) -> None:
         """Decode the data sets of one layout."""
         records = locate(ctx, layout, sets, self.limits.records_per_datagram)
         if not len(records):
@@ -172,7 +169,7 @@ class TemplateDecoder:
             None if part.uptime is None else part.uptime[records.datagram],
             None if part.uptime is not None else self.options.init_ns(source),
             out,
-            self._lists(ctx, sets.datagram, order),
+            self._lists(ctx),
             decode_packets,
         )
         layout.plan.run(run)
@@ -186,13 +183,10 @@ class TemplateDecoder:
             ctx.options.append(record)
             self.options.learn(record.source, values, scope)
 
-    def _lists(
-        self, ctx: DecodeContext, datagram: I64, order: I64
-    ) -> Callable[[Records, Field], list[str | None]]:
-        """Reads lists with the templates as they were when the datagrams' sets came."""
+    def _lists(self, ctx: DecodeContext) -> Callable[[Records, Field], list[str | None]]:
+        """Reads lists with the templates as they were when the records could be decoded."""
 
         def texts(records: Records, f: Field) -> list[str | None]:
-            when = dict(zip(datagram.tolist(), order.tolist(), strict=True))
             found: list[str | None] = []
             where = records.datagram
             scope = self.table.scopes(ctx.source[where], ctx.batch.session[where]).tolist()
@@ -204,8 +198,8 @@ class TemplateDecoder:
                     records.buffer[a : a + n].tobytes()
                     for a, n in zip(offset.tolist(), length.tolist(), strict=True)
                 ]
-            for of, i, value in zip(scope, where.tolist(), values, strict=True):
-                reader = ListReader(self.registry, self._finder(of, when[i]))
+            for of, order, value in zip(scope, records.order.tolist(), values, strict=True):
+                reader = ListReader(self.registry, self._finder(of, order))
                 found.append(reader.text(f.id, value))
             return found
 

@@ -245,7 +245,7 @@ def _times(rows: Columns, uptime: NDArray[np.uint32], export_ns: I64) -> None:
         rows.set(f"{edge}_ns", time, CANONICAL[f"{edge}_ns"])
         late |= uptime < switched
     if late.any():
-        rows.set("uptime_lt_switched", late, CANONICAL["uptime_lt_switched"])
+        rows.set("uptime_lt_switched", late, CANONICAL["uptime_lt_switched"], late)
 
 
 def mapped(address: NDArray[Any]) -> U8:

@@ -28,6 +28,8 @@ class Records:
     buffer: U8
     datagram: I64
     template_id: NDArray[np.uint16]
+    order: I64
+    """Place of each record's set in arrival order (see walk.Sets)."""
     runs: list[U8]
     """By segment: for a fixed run ``uint8 (n, size)``; unused for a variable field."""
     values: dict[int, tuple[I64, I64]]
@@ -69,8 +71,9 @@ def _locate_variable(ctx: DecodeContext, layout: Layout, sets: Sets, limit: int)
             variable += 1
         else:
             runs.append(gather.records(buffer, position, size))
-    template_id = sets.id.astype(np.uint16)[found.owner]
-    return Records(buffer, sets.datagram[found.owner], template_id, runs, values)
+    owner = found.owner
+    template_id = sets.id.astype(np.uint16)[owner]
+    return Records(buffer, sets.datagram[owner], template_id, sets.order[owner], runs, values)
 
 
 def _locate_fixed(ctx: DecodeContext, layout: Layout, sets: Sets, limit: int) -> Records:
@@ -89,6 +92,7 @@ def _locate_fixed(ctx: DecodeContext, layout: Layout, sets: Sets, limit: int) ->
         buffer,
         np.repeat(sets.datagram, count),
         np.repeat(sets.id.astype(np.uint16), count),
+        np.repeat(sets.order, count),
         [_side_by_side(buffer, sets.start, count, size)],
         {},
     )

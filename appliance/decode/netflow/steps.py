@@ -170,7 +170,7 @@ def since_start(name: str, init: Field | None) -> Step:
                 before = run.out.columns.get("uptime_lt_switched")
                 if before is not None:
                     behind = behind | np.asarray(before.values)
-                run.out.columns["uptime_lt_switched"] = Column(behind, pa.bool_())
+                run.out.columns["uptime_lt_switched"] = Column(behind, pa.bool_(), behind)
         elif init is not None:
             found = convert.times(run.records, init, "dateTimeMilliseconds")
             if found is None:

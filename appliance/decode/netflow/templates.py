@@ -96,10 +96,11 @@ class TemplateTable:
         self.end_batch()
 
     def layout_at(self, key: int, order: int) -> int:
-        """The layout number of template ``key`` at ``order`` in this batch, or -1."""
+        """The layout number of template ``key`` at a place in the batch's arrival order, or -1."""
         changes = self.changes.get(key)
-        if changes is not None:
-            return int(_timeline(changes, np.asarray([order]))[0])
+        if changes:
+            before = [c for c in changes if c.order <= order]
+            return before[-1].after if before else changes[0].before
         slot = self._slots.get(key)
         return -1 if slot is None else int(self._arrays["layout"][slot])
 
@@ -142,10 +143,11 @@ class TemplateTable:
             if key >> 16 == scope and layout.options == options:
                 self.withdraw(key, order)
 
-    def resolve(self, key: I64, order: I64, now_ns: int) -> I64:
+    def resolve(self, key: I64, order: I64, now_ns: int) -> tuple[I64, I64]:
         """Layout number of data sets by template key and arrival order; -1 where not known.
 
-        Data that come before the first definition of their template within the batch use it.
+        Data without a template use its next definition within the batch. Also gives the order at
+        which each set can be decoded: its own, or that of the definition that it had to wait for.
         """
         unique, inverse, count = np.unique(key, return_inverse=True, return_counts=True)
         get = self._slots.get
@@ -159,13 +161,21 @@ class TemplateTable:
         arrays["used_ns"][used] = now_ns
         resolved = layout[inverse]
         if self.changes:
+            defined = np.full(len(keys), -1, np.int64)
+            timelines = []
             for position, k in enumerate(keys):
                 changes = self.changes.get(k)
-                if changes is None or (len(changes) == 1 and changes[0].before < 0):
+                if changes is None:
                     continue
+                if len(changes) == 1 and changes[0].before < 0:
+                    defined[position] = changes[0].order
+                else:
+                    timelines.append((position, changes))
+            order = np.maximum(order, defined[inverse])
+            for position, changes in timelines:
                 at = np.flatnonzero(inverse == position)
-                resolved[at] = _timeline(changes, order[at])
-        return resolved
+                resolved[at], order[at] = _timeline(changes, order[at])
+        return resolved, order
 
     def end_batch(self) -> None:
         """Forget the changes and the layouts that only they still needed."""
@@ -274,14 +284,15 @@ class TemplateTable:
         self.evicted = {int(k): int(v) for k, v in dumped["evicted"]}
 
 
-def _timeline(changes: list[Change], order: I64) -> I64:
-    """The layout at each ``order``; where there is none, the next one to be defined."""
+def _timeline(changes: list[Change], order: I64) -> tuple[I64, I64]:
+    """The layout at each ``order``; where there is none, the next to be defined, and when."""
     layouts = [changes[0].before] + [c.after for c in changes]
+    since = [-1] + [c.order for c in changes]
     for i in range(len(layouts) - 2, -1, -1):
         if layouts[i] < 0:
-            layouts[i] = layouts[i + 1]
+            layouts[i], since[i] = layouts[i + 1], since[i + 1]
     at = np.searchsorted(np.asarray([c.order for c in changes]), order, side="right")
-    return np.asarray(layouts, np.int64)[at]
+    return np.asarray(layouts, np.int64)[at], np.maximum(order, np.asarray(since, np.int64)[at])
 
 
 def specifiers(protocol: int, raw: bytes) -> list[tuple[int, int, int]]:
