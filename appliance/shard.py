@@ -30,7 +30,7 @@ from appliance.store import checkpoint as checkpoints
 from appliance.store import segment
 from appliance.store.checkpoint import Checkpoint
 from appliance.store.durable import replace_file
-from appliance.store.files import SegmentName
+from appliance.store.files import METADATA_KEY, SegmentName
 from appliance.store.retention import make_room
 
 log = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ class Shard:
                     continue
                 with pa.memory_map(str(path)) as source:
                     metadata = pa.ipc.open_file(source).schema.metadata or {}
-                summary = json.loads(metadata.get(segment.METADATA_KEY, b"{}"))
+                summary = json.loads(metadata.get(METADATA_KEY, b"{}"))
                 end = summary.get("journal", [0, 0])[1]
                 self.checkpoint.position = max(self.checkpoint.position, end)
                 self.checkpoint.next_segment = max(self.checkpoint.next_segment, name.first + 1)

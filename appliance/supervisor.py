@@ -224,7 +224,7 @@ class Supervisor:
             if self._reload:
                 self._reload = False
                 self._load_again()
-            if not self._stopping and time.monotonic() - written >= 1.0:
+            if time.monotonic() - written >= 1.0:
                 written = time.monotonic()
                 self._balance_workers()
                 self._write_node()

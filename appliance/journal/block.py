@@ -32,9 +32,10 @@ import sys
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from appliance.batch import IPV4_MAPPED_PREFIX, DatagramBatch
 
@@ -107,7 +108,7 @@ class Geometry:
     """Slots and overflow areas of a block, and where its parts begin (bytes)."""
 
     slots: int = 4096
-    areas: int = 256
+    areas: int = 64
 
     @property
     def messages(self) -> int:
@@ -166,7 +167,7 @@ class Block:
         """Slots filled and accounted for; the receiver raises it, the decoder reads up to it."""
         self.capacity = g.slots
 
-    def _view(self, offset: int, dtype: np.dtype, count: int) -> np.ndarray:  # type: ignore[type-arg]
+    def _view(self, offset: int, dtype: np.dtype[Any], count: int) -> NDArray[Any]:
         return np.ndarray((count,), dtype, self.buffer, offset)
 
     @property
@@ -257,7 +258,7 @@ class Block:
         block.count = block.capacity = int(empty[0]) if len(empty) else slots
         return block, boot == boot_id()
 
-    def torn(self) -> np.ndarray:  # type: ignore[type-arg]
+    def torn(self) -> NDArray[np.bool_]:
         """Slots (bool ``(count,)``) that cannot be a received datagram: pages lost with a boot."""
         n = self.count
         family = self.names[:n, :2].copy().view("<u2").ravel()
@@ -313,7 +314,8 @@ class Block:
     def close(self) -> None:
         """Drop this process's views; the mapping goes when the last batch of it is gone."""
         self.buffer = np.zeros(0, np.uint8)
-        self.messages = self.vectors = self.names = self.control = self.sessions = self.buffer
+        for name in ("messages", "vectors", "names", "control", "sessions"):
+            setattr(self, name, self.buffer)
 
     def unlink(self) -> None:
         """Remove the file; live batches stay readable."""

@@ -45,8 +45,8 @@ def datagram(sequence: int) -> bytes:
     head = _HEADER.pack(5, RECORDS, 3_600_000, int(now), 0, sequence, 0, 0, 0)
     return head + b"".join(
         _RECORD.pack(
-            0x0A000001, 0x0A000002, 0, 1, 2, 7, sequence + i + 1, 3_590_000, 3_599_000,
-            1234, 443, 0, 0x18, 6, 0, 64512, 64513, 24, 24, 0,
+            (sequence + i) * 2654435761 & 0xFFFFFFFF, (sequence + i) * 40503 & 0xFFFFFFFF, 0, 1, 2,
+            7, sequence + i + 1, 3_590_000, 3_599_000, 1234, 443, 0, 0x18, 6, 0, 1, 2, 24, 24, 0,
         )
         for i in range(RECORDS)
     )  # fmt: skip
@@ -88,13 +88,18 @@ class Traffic(threading.Thread):
 class Collector:
     """``tandem collect`` with a configuration of its own in ``directory``."""
 
-    def __init__(self, directory: Path, held_sockets: bool = False, **tables: str) -> None:
+    def __init__(
+        self, directory: Path, held_sockets: bool = False, disk_bytes: int = 0, **tables: str
+    ) -> None:
         """``held_sockets``: this process keeps them, as a service manager would.
 
-        ``tables``: further lines for a table of the file, e.g. ``receive='shards = 4'``.
+        ``disk_bytes``: the data directory is a file system of that size, in a mount namespace of
+        the collector's own (needs root). ``tables``: lines for a table of the configuration file.
         """
         self.directory = directory
-        self.data = directory / "data"
+        self.disk_bytes = disk_bytes
+        self._data = directory / "data"
+        self._data.mkdir(exist_ok=True)
         self.port = free_port()
         self.config = directory / "tandem.toml"
         self.log = directory / "collector.log"
@@ -104,14 +109,24 @@ class Collector:
             "journal": "max_bytes = 1073741824",
             **tables,
         }
+        self.top = ""
+        """Lines before the first table of the file."""
+        self.setup = ""
+        """Python statements that the collector runs before it begins, to shorten its waits."""
         self.write_config()
         self.held: list[socket.socket] = []
         if held_sockets:
             self.held = open_group(Endpoint("udp", "127.0.0.1", self.port), 4, 32 << 20)
         self.process: subprocess.Popen[bytes] | None = None
+        self.pid = 0
+
+    @property
+    def data(self) -> Path:
+        """The data directory, as this process can see it."""
+        return Path(f"/proc/{self.pid}/root{self._data}") if self.disk_bytes else self._data
 
     def write_config(self, extra: str = "") -> None:
-        text = f'data_dir = "{self.data}"\n[node]\nname = "test"\n'
+        text = f'data_dir = "{self._data}"\n{self.top}[node]\nname = "test"\n'
         text += f'[[listener]]\naddress = "127.0.0.1"\nport = {self.port}\n'
         text += "".join(f"[{name}]\n{lines}\n" for name, lines in self.tables.items())
         self.config.write_text(text + extra)
@@ -134,7 +149,11 @@ class Collector:
                     LISTEN_FDNAMES=names,
                 )
 
-        command = [sys.executable, "-m", "appliance.cli.main", "collect", "--config"]
+        code = f"from appliance.cli.main import main\n{self.setup}\n"
+        command = [sys.executable, "-c", code + f"main(['collect', '--config', '{self.config}'])"]
+        if self.disk_bytes:
+            mount = f"mount -t tmpfs -o size={self.disk_bytes} tmpfs {self._data}"
+            command = ["unshare", "-m", "sh", "-c", f'{mount} && exec "$@"', "sh", *command]
         with self.log.open("ab") as log:
             if self.held:
                 pid = os.fork()
@@ -142,14 +161,12 @@ class Collector:
                     os.dup2(log.fileno(), 1)
                     os.dup2(log.fileno(), 2)
                     hand_over()
-                    os.execv(sys.executable, [*command, str(self.config)])
+                    os.execvp(command[0], command)
                 self.pid = pid
             else:
-                self.process = subprocess.Popen(
-                    [*command, str(self.config)], stdout=log, stderr=log, env=environment
-                )
+                self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
                 self.pid = self.process.pid
-        wait_for(lambda: self.node().get("pid") == self.pid, 30, f"start ({self.log.read_text()})")
+        wait_for(lambda: self.node().get("pid") == self.pid, 30, "the collector's start")
         wait_for(lambda: len(self.node()["shards"]) == 4, 30, "all shards served")
 
     def node(self) -> dict[str, Any]:
