@@ -51,6 +51,35 @@ class Columns:
         self.columns[name] = Column(values, type_, valid)
 
 
+def merge(parts: list[Columns]) -> list[Columns]:
+    """``parts`` with those that have the same columns joined: fewer, longer batches."""
+    alike: dict[tuple[tuple[str, int], ...], list[Columns]] = {}
+    for part in parts:
+        key = tuple(sorted((name, id(c.type)) for name, c in part.columns.items()))
+        alike.setdefault(key, []).append(part)
+    return [group[0] if len(group) == 1 else _joined(group) for group in alike.values()]
+
+
+def _joined(parts: list[Columns]) -> Columns:
+    joined = Columns(
+        np.concatenate([part.datagram for part in parts]),
+        np.concatenate([part.source for part in parts]),
+    )
+    for name, first in parts[0].columns.items():
+        columns = [part.columns[name] for part in parts]
+        values = [c.values for c in columns]
+        valid = None
+        if any(c.valid is not None for c in columns):
+            valid = np.concatenate(
+                [np.ones(len(c.values), np.bool_) if c.valid is None else c.valid for c in columns]
+            )
+        if isinstance(first.values, pa.Array):
+            joined.columns[name] = Column(pa.concat_arrays(values), first.type, valid)
+        else:
+            joined.columns[name] = Column(np.concatenate(values), first.type, valid)
+    return joined
+
+
 _DTYPES: dict[int, tuple[pa.DataType, np.dtype[Any]]] = {}
 """NumPy's type by the identity of Arrow's; the latter is kept, so that it stays its own."""
 _SCHEMAS: dict[tuple[str, ...], tuple[list[pa.DataType], pa.Schema]] = {}

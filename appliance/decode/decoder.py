@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from appliance.batch import IPV4_MAPPED_PREFIX, DatagramBatch
-from appliance.columns import Column, Columns, record_batch
+from appliance.columns import Column, Columns, merge, record_batch
 from appliance.decode import gather, sflow
 from appliance.decode.context import DecodeContext, DecodeError, OptionsRecord, Status
 from appliance.decode.elements import Registry
@@ -239,7 +239,7 @@ class Decoder:
     def _rows(self, decoded: Decoded, ctx: DecodeContext, held: bool) -> None:
         """Make record batches of the rows of ``ctx``."""
         common = _Common(ctx, self.sources)
-        flows = [rows for rows in ctx.flows if len(rows)]
+        flows = merge([rows for rows in ctx.flows if len(rows)])
         if flows:
             defaults = self.options.defaults(ctx.source)
             for rows in flows:

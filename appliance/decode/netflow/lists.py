@@ -6,6 +6,7 @@ The one place where flow records are read value by value: such fields are rare, 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 
 from appliance.decode.elements import Registry
@@ -83,20 +84,28 @@ class ListReader:
         layout = self._find(template)
         if layout is None:
             return {"template": template, "octets": data.hex()}
+        names = self._names(layout)
         records: list[object] = []
         at = 0
         while at + layout.minimum <= len(data) and self._count():
             record: dict[str, object] = {}
-            for f in layout.fields:
+            for f, name in zip(layout.fields, names, strict=True):
                 value, at = _cut(data, at, f.length)
                 if value is None:
                     return {"template": template, "records": records}
-                name = self._name(f.pen, f.id)
-                while name in record:
-                    name += "_2"
                 record[name] = self._value(f.pen, f.id, value, depth)
             records.append(record)
         return {"template": template, "records": records}
+
+    def _names(self, layout: Layout) -> list[str]:
+        """Names of the fields; the second one of an element ends in ``_2``, and so on."""
+        count: Counter[str] = Counter()
+        names = []
+        for f in layout.fields:
+            name = self._name(f.pen, f.id)
+            count[name] += 1
+            names.append(name if count[name] == 1 else f"{name}_{count[name]}")
+        return names
 
     def _count(self) -> bool:
         self._values += 1
