@@ -6,6 +6,7 @@ it found to ``store/maintenance.json`` for the API. Every step is safe to be kil
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import logging
@@ -24,6 +25,7 @@ from appliance.store import manifest as manifests
 from appliance.store.durable import locked, replace_file, store_lock
 from appliance.store.files import TABLES, StoredFile, list_hot, snapshot
 from appliance.store.layout import RECORDS, ROLLUP
+from appliance.store.manifest import ManifestError
 from appliance.store.rebuild import repair
 from appliance.store.retention import Policy
 from appliance.store.retired import QUARANTINE, Reason
@@ -34,8 +36,9 @@ log = logging.getLogger(__name__)
 LOCK = "maintenance.lock"
 STATE = "maintenance.json"
 INTERVAL_S = 30.0
-HOT_FILES = 2000
-"""Hot segments of all tables that make a pass begin early."""
+HOT_FILES = 1000
+HOT_BYTES = 1 << 30
+"""Hot segments that make a pass begin early, and pack all of them."""
 PACK_AFTER_NS = 120 * 10**9
 """Age at which hot segments are packed, however few; more of them are packed at once."""
 ROLLUP_AGE_NS = 400 * 86400 * 10**9
@@ -168,7 +171,8 @@ class Pass:
             self.state.errors.append(f"{table.name}: the manifest was damaged and has been rebuilt")
 
     def _pack(self, table: Path) -> None:
-        for job in compact.hot_jobs(table, before_ns=self.now_ns - PACK_AFTER_NS):
+        wait_ns = 0 if is_crowded(self.store) else PACK_AFTER_NS
+        for job in compact.hot_jobs(table, before_ns=self.now_ns - wait_ns):
             work = partial(self._pack_one, table, job)
             self._step(f"{table.name}: pack", partial(self._timed, work))
 
@@ -271,6 +275,22 @@ def run_once(config: Config, now_ns: int | None = None) -> State | None:
         return Pass(store, policy(config), now_ns, load_state(store)).run()
 
 
+def is_crowded(store: Path) -> bool:
+    """Whether more hot segments wait to be packed than is good for queries and for the disk."""
+    files = size = 0
+    for table in (store / name for name in TABLES):
+        try:
+            manifest = manifests.load(table)
+        except ManifestError:
+            continue
+        for name in list_hot(table):
+            if manifest.find(name.node, name.shard, name.first, name.last) is None:
+                files += 1
+                with contextlib.suppress(OSError):
+                    size += (table / name.relative).stat().st_size
+    return files > HOT_FILES or size > HOT_BYTES
+
+
 def run(config: Config, stop: Callable[[], bool] = lambda: False) -> None:
     """Pass after pass until ``stop()``, or for ever; being killed at any time is fine."""
     store = Path(config.data_dir) / "store"
@@ -279,7 +299,7 @@ def run(config: Config, stop: Callable[[], bool] = lambda: False) -> None:
     pa.set_io_thread_count(1)
     due = time.monotonic()
     while not stop():
-        if time.monotonic() >= due or sum(len(list_hot(store / t)) for t in TABLES) > HOT_FILES:
+        if time.monotonic() >= due or is_crowded(store):
             try:
                 run_once(config)
             except Exception:

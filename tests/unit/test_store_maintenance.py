@@ -79,6 +79,11 @@ def test_young_segments_wait_until_there_are_enough_of_them(
     state = run_once(config, T0 + 20 * 10**9)
     assert state is not None
     assert state.packed_rows == 800
+    add(config, range(10, 14))
+    monkeypatch.setattr(maintenance, "HOT_FILES", 4)
+    state = run_once(config, T0 + 20 * 10**9)
+    assert state is not None
+    assert state.packed_rows == 1300
 
 
 def test_a_step_that_fails_is_reported_and_the_others_are_done(
@@ -180,3 +185,29 @@ def test_the_loop_ends_when_it_is_told_to(config: Config, monkeypatch: pytest.Mo
     answers = iter([False, False, True])
     run(config, lambda: next(answers))
     assert load_state(config.data_dir / "store").passes == 1
+
+
+def test_many_hot_segments_make_a_pass_begin_early(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maintenance.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(maintenance, "HOT_FILES", 3)
+    passes = []
+
+    def pass_(config: Config) -> None:
+        passes.append(len(visible(config.data_dir / "store/flows")))
+        add(config, range(3 + len(passes)))
+
+    monkeypatch.setattr(maintenance, "run_once", pass_)
+    answers = iter([False, False, False, True])
+    run(config, lambda: next(answers))
+    # the first is due, before there is anything; four files are enough for another, and five
+    assert passes == [0, 4, 5]
+    monkeypatch.setattr(maintenance, "HOT_FILES", 9)
+    answers = iter([False, False, True])
+    run(config, lambda: next(answers))
+    assert passes == [0, 4, 5, 6]
+    monkeypatch.setattr(maintenance, "HOT_BYTES", 1)
+    answers = iter([False, False, True])
+    run(config, lambda: next(answers))
+    assert passes == [0, 4, 5, 6, 7, 8]
