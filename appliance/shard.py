@@ -213,7 +213,6 @@ class Shard:
                         segment.stage(self.store / table, name, group, span, self._compress())
                     )
                     number += 1
-            self.ledger.stored()
             point = Checkpoint(
                 position=position,
                 next_segment=number,
@@ -231,6 +230,7 @@ class Shard:
             for path in staged:
                 path.unlink(missing_ok=True)
             raise
+        self.ledger.stored()
         before, self.checkpoint = self.checkpoint, point
         segment.publish(staged)
         if before.state and before.state != point.state:

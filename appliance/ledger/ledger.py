@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -48,7 +47,6 @@ class Ledger:
         self._counts = np.zeros((0, len(COUNTERS)), np.int64)
         self._sources = 0
         self._tracker = SequenceTracker()
-        self._listeners: dict[str, list[int]] = {}
 
     def __len__(self) -> int:
         """Sources known."""
@@ -104,17 +102,14 @@ class Ledger:
         self._grow(source + 1)
         self._counts[source, NUMBER[name]] += amount
 
-    def listened(self, listener: str, datagrams: int, kernel_dropped: int) -> None:
-        """Add what one listener (``address:port``) took, and what the kernel dropped before it."""
-        row = self._listeners.setdefault(listener, [0, 0])
-        row[0] += datagrams
-        row[1] += kernel_dropped
-
     def stored(self) -> None:
         """All records decoded so far, but those dropped, are on disk now."""
+        self.counts[:, NUMBER["records_stored"]] = self._storable()
+
+    def _storable(self) -> I64:
         counts = self.counts
-        pending = counts[:, NUMBER["records_decoded"]] - counts[:, NUMBER["records_dropped"]]
-        counts[:, NUMBER["records_stored"]] = pending
+        storable: I64 = counts[:, NUMBER["records_decoded"]] - counts[:, NUMBER["records_dropped"]]
+        return storable
 
     def total(self, name: str) -> int:
         """One counter, of all sources together."""
@@ -165,26 +160,16 @@ class Ledger:
             columns[counter.name] = pa.array(self._counts[used, i])
         return pa.table(columns)
 
-    def listeners(self) -> pa.Table:
-        """A row for each listener: what it took, and what the kernel dropped before it."""
-        rows = self._listeners
-        return pa.table(
-            {
-                "listener": pa.array(list(rows), pa.string()),
-                "datagrams": pa.array([row[0] for row in rows.values()], pa.int64()),
-                "kernel_dropped": pa.array([row[1] for row in rows.values()], pa.int64()),
-            }
-        )
-
     def dump(self) -> bytes:
-        """Everything, compactly; source numbers mean what they mean in the SourceTable."""
+        """Everything, compactly; source numbers mean what they mean in the SourceTable.
+
+        As after :meth:`stored`: a dump belongs to the checkpoint that makes the records durable.
+        """
         columns = {
             counter.name: pa.array(_narrow(self.counts[:, i])) for i, counter in enumerate(COUNTERS)
         }
-        table = pa.table(columns).replace_schema_metadata(
-            {"listeners": json.dumps(self._listeners)}
-        )
-        counts = to_ipc(table)
+        columns["records_stored"] = pa.array(_narrow(self._storable()))
+        counts = to_ipc(pa.table(columns))
         return len(counts).to_bytes(8, "little") + counts + self._tracker.dump()
 
     def load(self, dumped: bytes) -> None:
@@ -197,7 +182,6 @@ class Ledger:
         for name in table.column_names:
             if name in NUMBER:
                 self._counts[: len(table), NUMBER[name]] = table.column(name).to_numpy()
-        self._listeners = json.loads(table.schema.metadata[b"listeners"])
         self._tracker.load(dumped[size:])
 
 

@@ -191,19 +191,29 @@ def test_sequence_gaps_are_counted_in_the_protocols_own_unit() -> None:
     assert row(ledger, 1)["sequence_reordered"] == 1
 
 
-def test_a_dump_restores_counters_numbering_and_listeners() -> None:
+def test_a_dump_restores_counters_and_numbering() -> None:
     ledger, to = Ledger(), decoder()
     feed(ledger, to, template(sequence=5), data(sequence=6, records=4))
     ledger.add("bytes_received", 0, 2**40)
     ledger.add("sequence_lost", 0, -3)
-    ledger.listened("udp 0.0.0.0:2055", 2, 7)
     again = Ledger()
     again.load(ledger.dump())
+    ledger.stored()
     assert np.array_equal(again.counts, ledger.counts)
-    assert again.listeners() == ledger.listeners()
     feed(again, to, data(sequence=9))
     assert row(again)["sequence_lost"] == -1
-    assert again.balance(pending_records=5) == []
+    assert again.balance(pending_records=1) == []
+
+
+def test_a_dump_says_stored_of_what_its_checkpoint_makes_durable() -> None:
+    ledger = Ledger()
+    ledger.add_decoded(decoded([0, 1], records=[10, 4]))
+    ledger.add("records_dropped", 1, 1)
+    durable = Ledger()
+    durable.load(ledger.dump())
+    assert durable.balance() == []
+    # should the checkpoint fail, they are still pending
+    assert ledger.balance(pending_records=13) == []
 
 
 def test_an_empty_ledger_survives_a_dump() -> None:
