@@ -41,6 +41,8 @@ HOT_BYTES = 1 << 30
 """Hot segments that make a pass begin early, and pack all of them."""
 PACK_AFTER_NS = 120 * 10**9
 """Age at which hot segments are packed, however few; more of them are packed at once."""
+FULL_BYTES = 1 << 20
+"""Room made on a full disk besides that for the job that failed."""
 ROLLUP_AGE_NS = 400 * 86400 * 10**9
 """Roll-ups are kept for 13 months, so that a month can be compared with that of last year."""
 _DAY_NS = 86400 * 10**9
@@ -114,6 +116,7 @@ class Pass:
         self.policy = policy
         self.now_ns = now_ns
         self.state = state
+        self._job_bytes = 0
 
     def run(self) -> State:
         """Do all steps; one that fails does not keep the others from their turn."""
@@ -157,7 +160,7 @@ class Pass:
             self.state.errors.append(f"{name}: {error}")
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 # packing needs room for its result before it can free its input
-                retention.make_room(self.store, compact.MAX_BYTES)
+                retention.make_room(self.store, self._job_bytes + FULL_BYTES)
 
     def _timed(self, work: Callable[[], object]) -> None:
         begin = time.process_time()
@@ -182,6 +185,7 @@ class Pass:
         def observe(rows: pa.Table) -> None:
             rolled.append(rollup.roll_up(rows))
 
+        self._job_bytes = sum(f.size for f in job.files)
         flows = table.name == rollup.FLOWS
         made = compact.run(table, job, self.now_ns, RECORDS, observe if flows else None)
         if made is None:
@@ -202,6 +206,7 @@ class Pass:
             self._step(f"{table.name}: merge", partial(self._timed, work))
 
     def _merge_one(self, table: Path, job: compact.Job) -> None:
+        self._job_bytes = sum(f.size for f in job.files)
         layout = ROLLUP if table.name == rollup.TABLE else RECORDS
         made = compact.run(table, job, self.now_ns, layout)
         self.state.merged_rows += made.rows if made else 0

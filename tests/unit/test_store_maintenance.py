@@ -119,7 +119,7 @@ def test_packing_on_a_full_disk_makes_room_and_leaves_no_parts_behind(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(compact, "_write", full)
-    monkeypatch.setattr(compact, "MAX_BYTES", 1 << 20)
+    monkeypatch.setattr(maintenance, "FULL_BYTES", 0)
     state = run_once(config, T0 + HOUR)
     assert state is not None
     assert writes
