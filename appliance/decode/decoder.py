@@ -294,6 +294,15 @@ class Decoder:
             )
         return rows
 
+    @property
+    def layouts(self) -> int:
+        """Different field lists that templates have now."""
+        return len(self._templates.table.layouts)
+
+    def templates_evicted(self) -> dict[int, int]:
+        """Templates that had to make room, by exporter number, since the first start."""
+        return dict(self._templates.table.evicted)
+
     def dump(self) -> bytes:
         """Sources, templates and options: what changes slowly."""
         return json.dumps(
