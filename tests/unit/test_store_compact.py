@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from appliance.schema import EXTRA, LABELS
-from appliance.store import compact, files, rollup
+from appliance.store import compact, files, rollup, segment
 from appliance.store import manifest as manifests
 from appliance.store.durable import TEMPORARY
 from appliance.store.files import (
@@ -159,6 +159,26 @@ def test_a_run_does_not_grow_beyond_the_rows_of_a_job(
     # two full runs; the last one is neither full nor old enough
     jobs = compact.hot_jobs(table, before_ns=0)
     assert [[f.name.first for f in j.files] for j in jobs] == [[0, 1], [2, 3]]
+
+
+@pytest.mark.parametrize("compress", [True, False])
+def test_segments_that_the_collector_writes_are_packed(table: Path, compress: bool) -> None:
+    staged = []
+    for number in range(4):
+        # batches of one flush differ in their columns, and one is nearly empty
+        one = flows(300, T0, first_id=301 * number).to_batches()[0]
+        other = flows(1, T0, first_id=301 * number + 300).drop_columns(["in_if"]).to_batches()[0]
+        name = SegmentName.hot("node-a", 0, number)
+        staged.append(segment.stage(table, name, [one, other], (number, number + 1), compress))
+    assert visible(table) == []
+    segment.publish(staged)
+    assert ids(visible(table)) == list(range(1204))
+    [made] = pack_all(table)
+    assert (made.first, made.last, made.rows) == (0, 2, 903)
+    assert ids(visible(table)) == list(range(1204))
+    rows = pq.ParquetFile(visible(table)[0]).read()
+    assert rows["in_if"].null_count == 3
+    assert not rows.schema.field("out_if").nullable
 
 
 def test_an_unreadable_segment_is_never_covered_by_a_range(table: Path) -> None:
