@@ -8,25 +8,22 @@ journal and a state of its own; moving it is what grows and shrinks the number o
 
 from __future__ import annotations
 
-import ctypes
 import json
 import logging
 import os
+import re
 import select
 import signal
 import socket
-import struct
-import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from appliance import __version__
+from appliance import __version__, node_file
+from appliance.children import Child, fork, how, only_one, wait_for
 from appliance.config import Config, ConfigInvalid, load
 from appliance.receive import sockets, systemd
-from appliance.receive.sockets import Endpoint, ListenError
+from appliance.receive.sockets import Endpoint
 
 log = logging.getLogger(__name__)
 
@@ -38,25 +35,6 @@ shards away."""
 SHRINK_AFTER_SECONDS = 60.0
 SHRINK_LOAD = 0.3
 """Workers that together use less than this share of one worker's time become one fewer."""
-STOP_SECONDS = 30.0
-SO_MEMINFO = 55
-_PR_SET_PDEATHSIG = 1
-
-
-@dataclass(slots=True)
-class Child:
-    """A worker process, or (without shards) the maintenance process."""
-
-    pid: int
-    control: socket.socket | None
-    shards: set[int] = field(default_factory=set)
-    report: dict[str, Any] = field(default_factory=dict)
-    load: float = 0.0
-    """Share of one processor used since the report before."""
-    behind: int = 0
-    """Reports in a row with a lag above GROW_LAG_SECONDS."""
-    line: bytes = b""
-    started: float = field(default_factory=time.monotonic)
 
 
 class Supervisor:
@@ -85,7 +63,7 @@ class Supervisor:
     def run(self) -> int:
         """Open, serve, stop; returns the exit status. Raises ListenError."""
         self.data_dir.mkdir(parents=True, exist_ok=True)
-        with _single(self.data_dir):
+        with only_one(self.data_dir):
             self._open(systemd.listen_fds())
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
                 signal.signal(number, self._on_signal)
@@ -142,7 +120,7 @@ class Supervisor:
         shards = range(self.config.receive.shards)
         for w in range(count):
             self._start_worker({k for k in shards if k % count == w})
-        self.maintenance = self._fork(self._maintain, None)
+        self.maintenance = fork(self._maintain, None)
 
     def _start_worker(self, shards: set[int]) -> Child:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -156,32 +134,11 @@ class Supervisor:
 
             Worker(self.config, self.groups, self.streams, theirs).run()
 
-        child = self._fork(body, ours)
+        child = fork(body, ours)
         theirs.close()
         self.workers.append(child)
         self._serve(child, shards)
         return child
-
-    def _fork(self, body: Callable[[], None], control: socket.socket | None) -> Child:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        pid = os.fork()
-        if pid:
-            return Child(pid, control)
-        status = 1
-        try:
-            # no orphans: a supervisor that is killed takes its children with it
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            signal.set_wakeup_fd(-1)
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
-                signal.signal(number, signal.SIG_DFL)
-            body()
-            status = 0
-        except BaseException:
-            log.exception("process %d failed", os.getpid())
-        finally:
-            logging.shutdown()
-            os._exit(status)
 
     def _maintain(self) -> None:
         os.nice(10)
@@ -260,8 +217,8 @@ class Supervisor:
             if not pid:
                 return
             if self.maintenance is not None and pid == self.maintenance.pid:
-                log.error("maintenance ended (%s); starting it again", _how(status))
-                self.maintenance = self._fork(self._maintain, None)
+                log.error("maintenance ended (%s); starting it again", how(status))
+                self.maintenance = fork(self._maintain, None)
                 continue
             for worker in [w for w in self.workers if w.pid == pid]:
                 self._replace(worker, status)
@@ -276,7 +233,7 @@ class Supervisor:
         lived = time.monotonic() - worker.started
         self.deaths = 0 if lived > 60 else self.deaths + 1
         wait = RESTART_SECONDS[min(self.deaths, len(RESTART_SECONDS) - 1)]
-        log.error("worker %d ended (%s); another in %.1f s", worker.pid, _how(status), wait)
+        log.error("worker %d ended (%s); another in %.1f s", worker.pid, how(status), wait)
         time.sleep(wait)
         self._start_worker(worker.shards)
 
@@ -320,7 +277,7 @@ class Supervisor:
         if 0 in last.shards or not last.shards:
             return
         first = self.workers[0]
-        log.info("little to do: shards %s of worker %d move to %d", last.shards, last.pid, first.pid)
+        log.info("little to do: worker %d gives %s to %d", last.pid, last.shards, first.pid)
         self._move(last, first, set(last.shards))
         self._order(last, {"stop": True})
         self._quiet_since = time.monotonic()
@@ -345,137 +302,44 @@ class Supervisor:
         fixed = ("data_dir", "node", "listener", "receive")
         for key in fixed:
             if getattr(config, key) != getattr(self.config, key):
-                log.error("%s: %s cannot change while the collector runs; restart it", self.path, key)
+                log.error("%s: %s cannot change without a restart", self.path, key)
                 return
         log.info("%s: read again", self.path)
         self.config = config
         # each worker ends cleanly and another takes its shards over, with the new configuration
         for worker in list(self.workers):
             self._order(worker, {"stop": True})
-            self._wait(worker.pid)
+            wait_for(worker.pid)
             self.workers.remove(worker)
             self._start_worker(worker.shards)
         if self.maintenance is not None:
             os.kill(self.maintenance.pid, signal.SIGTERM)
-
-    def _wait(self, pid: int) -> None:
-        deadline = time.monotonic() + STOP_SECONDS
-        while time.monotonic() < deadline:
-            if os.waitpid(pid, os.WNOHANG)[0]:
-                return
-            time.sleep(0.01)
-        log.error("process %d does not end; killing it", pid)
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
 
     def _stop(self) -> None:
         for worker in self.workers:
             self._order(worker, {"stop": True})
         if self.maintenance is not None:
             os.kill(self.maintenance.pid, signal.SIGTERM)
-            self._wait(self.maintenance.pid)
+            wait_for(self.maintenance.pid)
         for worker in self.workers:
-            self._wait(worker.pid)
+            wait_for(worker.pid)
         (self.data_dir / "node.json").unlink(missing_ok=True)
 
     def _write_node(self) -> None:
-        """``node.json``: what API and command line show of this process; replaced each second."""
-        intakes: dict[str, list[int]] = {}
-        shards: dict[str, Any] = {}
-        streams: dict[str, list[int]] = {}
-        for worker in self.workers:
-            shards |= worker.report.get("shards", {})
-            for _, name, datagrams, size, _dropped in worker.report.get("intakes", ()):
-                total = intakes.setdefault(name, [0, 0])
-                total[0] += datagrams
-                total[1] += size
-            for name, datagrams, size, framing, refused in worker.report.get("streams", ()):
-                streams[name] = [datagrams, size, framing, refused]
-        listeners = []
-        for name, endpoint in self.endpoints.items():
-            row: dict[str, Any] = {
-                "listener": name,
-                "address": endpoint.address,
-                "port": endpoint.port,
-                "transport": endpoint.transport,
-            }
-            if name in self.groups:
-                datagrams, size = intakes.get(name, [0, 0])
-                memory = [_memory(s) for s in self.groups[name]]
-                row |= {"datagrams": datagrams, "bytes": size}
-                row |= {"kernel_dropped": sum(m[1] for m in memory)}
-                row |= {"buffered_bytes": sum(m[0] for m in memory)}
-            else:
-                datagrams, size, framing, refused = streams.get(name, [0, 0, 0, 0])
-                row |= {"datagrams": datagrams, "bytes": size, "kernel_dropped": 0}
-                row |= {"framing_errors": framing, "sessions_refused": refused}
-            listeners.append(row)
         document = {
             "node": self.config.node.name,
             "version": __version__,
             "pid": os.getpid(),
             "started_ns": self.started_ns,
-            "updated_ns": time.time_ns(),
             "config_sha256": self.config.sha256(),
-            "workers": [
-                {"pid": w.pid, "shards": sorted(w.shards), "load": round(w.load, 3)}
-                for w in self.workers
-            ],
-            "listeners": listeners,
-            "shards": [{"shard": int(k), **v} for k, v in sorted(shards.items(), key=_by_number)],
         }
-        path = self.data_dir / "node.json"
-        temporary = path.with_suffix(".tmp")
-        try:
-            # not synced: after a crash of the machine there is no running node to describe
-            temporary.write_text(json.dumps(document))
-            temporary.rename(path)
-        except OSError as error:
-            log.error("%s: %s", path, error)
-
-
-def _by_number(item: tuple[str, Any]) -> int:
-    return int(item[0])
-
-
-def _memory(sock: socket.socket) -> tuple[int, int]:
-    """Bytes waiting in a socket's receive buffer, and datagrams it ever dropped (SO_MEMINFO)."""
-    values = struct.unpack("9I", sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 36))
-    return values[0], values[8]
+        node_file.write(self.data_dir, document, self.endpoints, self.groups, self.workers)
 
 
 def _stored_name(endpoint: Endpoint) -> str:
     """The listener's part of a name in the file-descriptor store; a dot and the shard follow."""
-    return f"{endpoint.transport}-{endpoint.address.replace(':', '_').replace('.', '_')}-{endpoint.port}"
-
-
-def _how(status: int) -> str:
-    if os.WIFSIGNALED(status):
-        return f"signal {signal.Signals(os.WTERMSIG(status)).name}"
-    return f"exit status {os.WEXITSTATUS(status)}"
-
-
-class _single:  # noqa: N801 - reads as a statement
-    """Holds the data directory for one collector."""
-
-    def __init__(self, data_dir: Path) -> None:
-        self.path = data_dir / "lock"
-        self.fd = -1
-
-    def __enter__(self) -> None:
-        import fcntl
-
-        self.fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self.fd)
-            raise ListenError(
-                f"another collector uses {self.path.parent}: stop it, or set another data_dir"
-            ) from None
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self.fd)
+    address = re.sub("[.:]", "_", endpoint.address)
+    return f"{endpoint.transport}-{address}-{endpoint.port}"
 
 
 def main(config: Config, path: Path | None = None) -> int:

@@ -47,7 +47,8 @@ class Worker:
         control: socket.socket,
     ) -> None:
         """``groups``: a listener's UDP sockets by its name, one a shard, in order of the shards;
-        ``streams``: listening TCP sockets, with whether they speak the PROXY protocol."""
+        ``streams``: listening TCP sockets, with whether they speak the PROXY protocol.
+        """
         self.config = config
         self.groups = groups
         self.streams = streams

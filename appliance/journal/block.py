@@ -23,11 +23,11 @@ datagram used its area, the block ends ``areas`` slots later, so no area is ever
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
 import struct
-import sys
 import sys
 import zlib
 from dataclasses import dataclass
@@ -112,34 +112,42 @@ class Geometry:
 
     @property
     def messages(self) -> int:
+        """First byte of the mmsghdr array."""
         return PAGE
 
     @property
     def vectors(self) -> int:
+        """First byte of the iovec array."""
         return self.messages + _pages(64 * self.slots)
 
     @property
     def names(self) -> int:
+        """First byte of the addresses."""
         return self.vectors + _pages(32 * self.slots)
 
     @property
     def control(self) -> int:
+        """First byte of the control areas."""
         return self.names + _pages(NAME_BYTES * self.slots)
 
     @property
     def sessions(self) -> int:
+        """First byte of the session numbers."""
         return self.control + _pages(CONTROL_BYTES * self.slots)
 
     @property
     def payload(self) -> int:
+        """First byte of the slots."""
         return self.sessions + _pages(4 * self.slots)
 
     @property
     def overflow(self) -> int:
+        """First byte of the overflow areas."""
         return self.payload + _pages(SLOT_BYTES * self.slots)
 
     @property
     def size(self) -> int:
+        """Bytes of the whole file."""
         return self.overflow + AREA_BYTES * self.areas
 
 
@@ -177,6 +185,7 @@ class Block:
 
     @property
     def full(self) -> bool:
+        """Whether no further datagram fits."""
         return self.count >= self.capacity
 
     @classmethod
@@ -192,10 +201,8 @@ class Block:
             raise
         finally:
             os.close(fd)
-        try:
+        with contextlib.suppress(OSError):  # before Linux 5.14 the first use of a page faults it in
             mapped.madvise(_MADV_POPULATE_WRITE, 0, geometry.overflow)
-        except OSError:
-            pass  # before Linux 5.14: the first use of each page faults it in
         block = cls(path, geometry, mapped)
         block._point()
         return block
@@ -244,7 +251,7 @@ class Block:
             head = file.read(_HEADER.size + 4)
             if len(head) < _HEADER.size + 4 or head[:8] != MAGIC:
                 raise BlockError("no block header")
-            magic, version, slots, areas, _, number, first, boot = _HEADER.unpack_from(head)
+            _, version, slots, areas, _, number, first, boot = _HEADER.unpack_from(head)
             if struct.unpack_from("<I", head, _HEADER.size)[0] != zlib.crc32(head[: _HEADER.size]):
                 raise BlockError("block header fails its checksum")
             if version != VERSION:

@@ -217,7 +217,10 @@ class Receiver(threading.Thread):
             intake.kernel_dropped = int(last["drops"])
 
     def _accept(self, stream: StreamIntake) -> None:
-        while (s := tcp.accept(stream.sock, next(self._numbers), stream.proxy_protocol)) is not None:
+        while True:
+            s = tcp.accept(stream.sock, next(self._numbers), stream.proxy_protocol)
+            if s is None:
+                return
             if len(self.sessions) >= MAX_SESSIONS:
                 stream.sessions_refused += 1
                 s.sock.close()

@@ -35,6 +35,7 @@ class Endpoint:
 
     @property
     def family(self) -> socket.AddressFamily:
+        """AF_INET or AF_INET6, by the address."""
         version = ipaddress.ip_address(self.address).version
         return socket.AF_INET6 if version == 6 else socket.AF_INET
 

@@ -45,8 +45,9 @@ def datagram(sequence: int) -> bytes:
     head = _HEADER.pack(5, RECORDS, 3_600_000, int(now), 0, sequence, 0, 0, 0)
     return head + b"".join(
         _RECORD.pack(
-            (sequence + i) * 2654435761 & 0xFFFFFFFF, (sequence + i) * 40503 & 0xFFFFFFFF, 0, 1, 2,
-            7, sequence + i + 1, 3_590_000, 3_599_000, 1234, 443, 0, 0x18, 6, 0, 1, 2, 24, 24, 0,
+            0x0A000001, (sequence + i) * 2654435761 & 0xFFFFFFFF,
+            (sequence + i) * 40503 & 0xFFFFFFFF, 1, 2, 7, sequence + i + 1, 3_590_000, 3_599_000,
+            1234, 443, 0, 0x18, 6, 0, 1, 2, 24, 24, 0,
         )
         for i in range(RECORDS)
     )  # fmt: skip
@@ -212,7 +213,8 @@ class Collector:
             table = read(path)
             exporters = table["exporter"].combine_chunks()
             storage = exporters.storage if hasattr(exporters, "storage") else exporters
-            rows += zip(map(bytes.hex, storage.to_pylist()), table["bytes"].to_pylist(), strict=True)
+            addresses = [address.hex() for address in storage.to_pylist()]
+            rows += zip(addresses, table["bytes"].to_pylist(), strict=True)
         return rows
 
     def stored(self) -> int:

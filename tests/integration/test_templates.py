@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from appliance.state import StateReader
+from appliance.store.files import visible
 from tests.builders import ipfix, options_set, record, set_of, template_set, v9
 from tests.integration.harness import Collector, free_port, read, wait_for
-from appliance.store.files import visible
 
 FIELDS = [(0, 8, 4), (0, 12, 4), (0, 1, 4), (0, 2, 4)]
 RATE_SCOPE, RATE_FIELDS = [(0, 1, 4)], [(0, 34, 4)]

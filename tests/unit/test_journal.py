@@ -180,7 +180,7 @@ def test_a_block_cut_short_is_set_aside_and_the_others_are_read(pair, tmp_path):
         sender.send(str(i).encode())
     take(journal, receiver)
     journal.close()
-    first, second = sorted(tmp_path.glob("*.block"))
+    _, second = sorted(tmp_path.glob("*.block"))
     os.truncate(second, SMALL.size // 2)
     again = Journal(tmp_path, 1 << 26, SMALL)
     found = again.recover(0)

@@ -159,9 +159,7 @@ def test_each_connection_is_a_session_of_its_own(stream: StreamIntake, journal: 
 
 
 @pytest.mark.parametrize("junk", [b"GET / HTTP/1.1\r\n\r\n", b"\0\x0a\0\x0f" + bytes(20)])
-def test_a_stream_that_is_not_ipfix_is_ended_and_counted(
-    stream: StreamIntake, junk: bytes
-) -> None:
+def test_a_stream_that_is_not_ipfix_is_ended_and_counted(stream: StreamIntake, junk: bytes) -> None:
     with socket.create_connection(stream.sock.getsockname()) as exporter:
         exporter.sendall(junk)
         exporter.settimeout(5)
@@ -185,7 +183,8 @@ def proxy_header(source: str, port: int) -> bytes:
     ip = ipaddress.ip_address(source)
     family = 0x11 if ip.version == 4 else 0x21
     body = ip.packed * 2 + struct.pack(">HH", port, 4739)
-    return tcp.PROXY_SIGNATURE + struct.pack(">BBH", 0x21, family, len(body) + 5) + body + b"\3\0\2ab"
+    body += b"\3\0\2ab"
+    return tcp.PROXY_SIGNATURE + struct.pack(">BBH", 0x21, family, len(body)) + body
 
 
 @pytest.mark.parametrize("stream", [True], indirect=True)

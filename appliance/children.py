@@ -1,0 +1,93 @@
+"""Child processes of the supervisor: how they begin, end, and are told apart."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from appliance.receive.sockets import ListenError
+from appliance.store.durable import locked
+
+log = logging.getLogger(__name__)
+
+STOP_SECONDS = 30.0
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(slots=True)
+class Child:
+    """A worker process, or (without shards) the maintenance process."""
+
+    pid: int
+    control: socket.socket | None
+    shards: set[int] = field(default_factory=set)
+    report: dict[str, Any] = field(default_factory=dict)
+    load: float = 0.0
+    """Share of one processor used since the report before."""
+    behind: int = 0
+    """Reports in a row with a lag above GROW_LAG_SECONDS."""
+    line: bytes = b""
+    started: float = field(default_factory=time.monotonic)
+
+
+def fork(body: Callable[[], None], control: socket.socket | None) -> Child:
+    """Run ``body`` in a child process, which ends with it, or with this process."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid:
+        return Child(pid, control)
+    status = 1
+    try:
+        # no orphans: a supervisor that is killed takes its children with it
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        body()
+        status = 0
+    except BaseException:
+        log.exception("process %d failed", os.getpid())
+    finally:
+        logging.shutdown()
+        os._exit(status)
+
+
+def wait_for(pid: int) -> None:
+    """Reap ``pid``, which was told to end; kill it when it does not."""
+    deadline = time.monotonic() + STOP_SECONDS
+    while time.monotonic() < deadline:
+        if os.waitpid(pid, os.WNOHANG)[0]:
+            return
+        time.sleep(0.01)
+    log.error("process %d does not end; killing it", pid)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def how(status: int) -> str:
+    """A wait status in words."""
+    if os.WIFSIGNALED(status):
+        return f"signal {signal.Signals(os.WTERMSIG(status)).name}"
+    return f"exit status {os.WEXITSTATUS(status)}"
+
+
+@contextmanager
+def only_one(data_dir: Path) -> Iterator[None]:
+    """Hold the data directory for one collector; ListenError when another has it."""
+    with locked(data_dir / "lock", wait=False) as alone:
+        if not alone:
+            raise ListenError(
+                f"another collector uses {data_dir}: stop it, or set another data_dir"
+            )
+        yield
