@@ -8,13 +8,21 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
+from pydantic import Field
 
-from api.queries import Selected, answer, answers, rows
+from api.queries import MAX_LIMIT, Selected, answer, answers, rows
 from appliance.config import Config
 from appliance.query.engine import Engine
 from appliance.query.exporters import exporters
 
 router = APIRouter(prefix="/v1", tags=["exporters"])
+
+
+class ExportersQuery(Selected):
+    """Parameters of ``/v1/exporters``."""
+
+    limit: int = Field(1000, ge=1, le=MAX_LIMIT, description="Rows")
+    offset: int = Field(0, ge=0, le=10**9, description="Rows to leave out first")
 
 
 @router.get(
@@ -41,10 +49,11 @@ router = APIRouter(prefix="/v1", tags=["exporters"])
                     "unknown": 0,
                 }
             ],
+            "of": 1,
         }
     ),
 )
-async def of_the_store(request: Request, query: Annotated[Selected, Query()]) -> Response:
+async def of_the_store(request: Request, query: Annotated[ExportersQuery, Query()]) -> Response:
     """A row for each exporter, protocol and observation domain that flow records came from. Bytes
     and packets are as sent; `unknown` counts flows whose sampling rate is not known; `name` is that
     of the configuration.
@@ -54,10 +63,12 @@ async def of_the_store(request: Request, query: Annotated[Selected, Query()]) ->
 
     def work(engine: Engine) -> dict[str, object]:
         found = exporters(engine, filter=query.filter, window=window)
+        shown = rows(found.table.slice(query.offset, query.limit))
         return {
             "since_ns": window.since_ns,
             "until_ns": window.until_ns,
-            "rows": [{**row, "name": _name(config, row["exporter"])} for row in rows(found.table)],
+            "rows": [{**row, "name": _name(config, row["exporter"])} for row in shown],
+            "of": found.table.num_rows,
         }
 
     return await answer(request, work)

@@ -9,14 +9,18 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from pydantic import Field
 
+from api.problems import Problem
 from api.queries import MAX_LIMIT, Duration, Grouped, Selected, answer, answers, rows
-from appliance.query.engine import Engine
+from appliance.query.engine import Engine, Window
 from appliance.query.search import DEFAULT_COLUMNS, flows
 from appliance.query.select import Result
 from appliance.query.times import read_span
 from appliance.query.traffic import series, top
 
 router = APIRouter(prefix="/v1/flows", tags=["flows"])
+
+MAX_ROWS = 20_000
+"""Rows of a series."""
 
 
 class TopQuery(Grouped):
@@ -118,6 +122,9 @@ async def flows_top(request: Request, query: Annotated[TopQuery, Query()]) -> Re
 async def flows_series(request: Request, query: Annotated[SeriesQuery, Query()]) -> Response:
     """One row for each bucket and group in which there was traffic."""
     window = query.window(time.time_ns())
+    step_ns = read_span(query.step) if query.step else None
+    if step_ns is not None:
+        _check_size(query, window, step_ns)
 
     def work(engine: Engine) -> dict[str, object]:
         found = series(
@@ -126,13 +133,22 @@ async def flows_series(request: Request, query: Annotated[SeriesQuery, Query()])
             filter=query.filter,
             window=window,
             metric=query.metric,
-            step_ns=read_span(query.step) if query.step else None,
+            step_ns=step_ns,
             limit=query.limit,
             scaled=query.scaled,
         )
         return _summary(found)
 
     return await answer(request, work)
+
+
+def _check_size(query: SeriesQuery, window: Window, step_ns: int) -> None:
+    """Refuse what would have more rows than an answer may."""
+    buckets = ((window.until_ns or 0) - (window.since_ns or 0)) // step_ns + 1
+    groups = query.limit + 1 if query.keys else 1
+    if buckets * groups > MAX_ROWS:
+        reason = f"{buckets} buckets of {groups} groups are more than {MAX_ROWS} rows"
+        raise Problem.parameter("step", f"{reason}; use a longer step or a lower limit")
 
 
 @router.get(

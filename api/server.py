@@ -37,7 +37,6 @@ def serve(config: Config, sock: socket.socket | None = None) -> None:
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=2,
-            limit_concurrency=256,
         )
     )
     server.run(sockets=[sock])
