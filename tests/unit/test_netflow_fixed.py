@@ -198,6 +198,23 @@ def test_datagrams_of_different_size_keep_their_own_records() -> None:
     assert ctx.records.tolist() == [2, 0, 1, 30]
 
 
+def test_records_beyond_one_block_keep_their_order_and_their_values() -> None:
+    count = fixed.BLOCK // 30 + 20
+    payloads = [
+        v5(*[flow(packets=30 * i + k, src=f"10.{i >> 8}.{i & 255}.{k}") for k in range(30)])
+        for i in range(count)
+    ]
+    batch = DatagramBatch.from_payloads(payloads)
+    sources = SourceTable()
+    ctx = DecodeContext.of(batch, sources.exporters(batch.address))
+    fixed.decode_v5(ctx, np.arange(count), sources)
+    (rows,) = ctx.flows
+    assert rows.columns["packets"].values.tolist() == list(range(30 * count))
+    i, k = np.divmod(np.arange(30 * count), 30)
+    expected = np.stack([np.full(30 * count, 10), i >> 8, i & 255, k], axis=1)
+    assert np.array_equal(rows.columns["src_addr"].values[:, 12:], expected)
+
+
 def test_v1_record_sizes_are_told_apart_within_one_batch() -> None:
     ports = [flow(sport=port) for port in range(12)]
     ctx, rows, _ = decode(v1(*ports), v1(*ports, record=52), v1(*ports[:1], record=52))
