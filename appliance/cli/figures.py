@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from appliance.state import StateError, StateReader
 
 NODE_FILE = "node.json"
 STALE_NS = 5 * 10**9
+BRIDGE_NS = 5 * 10**9
+"""Rates are of the last so many ns: the ledger on disk moves in steps of a checkpoint."""
 
 LOSSES = tuple(
     c.name
@@ -41,14 +44,13 @@ class Sender:
 
 @dataclass(slots=True)
 class Look:
-    """What is to be seen at one moment. Rates are of the time since the look before."""
+    """What is to be seen at one moment. Rates are of the last few seconds."""
 
     now_ns: int
     problem: str = ""
     """Why there is nothing to see."""
     node: dict[str, Any] = field(default_factory=dict)
     senders: list[Sender] = field(default_factory=list)
-    updated_ns: int = 0
     datagrams_rate: float = 0.0
     bits_rate: float = 0.0
     records_rate: float = 0.0
@@ -78,7 +80,7 @@ class Figures:
     def __init__(self, data_dir: Path, state: StateReader) -> None:
         self._data_dir = data_dir
         self._state = state
-        self._last: Look | None = None
+        self._past: deque[Look] = deque()
 
     def look(self, now_ns: int | None = None) -> Look:
         """The figures of now."""
@@ -100,8 +102,12 @@ class Figures:
         look.lag_seconds = max((s.get("lag_seconds", 0.0) for s in shards), default=0.0)
         look.balanced = all(s.get("balanced", True) for s in shards)
         self._count(look)
-        self._compare(look)
-        self._last = look
+        if self._past:
+            _compare(look, self._past[0])
+        self._past.append(look)
+        # at least one look to compare with, and no more than are needed to bridge checkpoints
+        while len(self._past) > 1 and self._past[1].now_ns <= now - BRIDGE_NS:
+            self._past.popleft()
         return look
 
     def _count(self, look: Look) -> None:
@@ -111,7 +117,6 @@ class Figures:
         except StateError as error:
             look.problem = str(error)
             return
-        look.updated_ns = view.updated_ns
         senders: dict[str, Sender] = {}
         for row in view.table.to_pylist():
             one = senders.setdefault(row["exporter"], Sender(row["exporter"]))
@@ -123,34 +128,25 @@ class Figures:
             one.held += row["datagrams_held"]
         look.senders = list(senders.values())
 
-    def _compare(self, look: Look) -> None:
-        """Rates, from what has changed since the look before."""
-        last = self._last
-        if last is None:
-            return
-        seconds = (look.node["updated_ns"] - last.node["updated_ns"]) / 1e9
-        if seconds > 0:
-            look.datagrams_rate = _grown(look, last, "datagrams") / seconds
-            look.bits_rate = _grown(look, last, "bytes") * 8 / seconds
-        else:
-            look.datagrams_rate, look.bits_rate = last.datagrams_rate, last.bits_rate
-        # the ledger is of the last checkpoints, which have times of their own
-        seconds = (look.updated_ns - last.updated_ns) / 1e9
-        before = {s.address: s for s in last.senders}
-        for sender in look.senders:
-            old = before.get(sender.address)
-            if seconds > 0 and old is not None:
-                sender.datagrams_rate = max(sender.datagrams - old.datagrams, 0) / seconds
-                sender.records_rate = max(sender.records - old.records, 0) / seconds
-            elif old is not None:
-                sender.datagrams_rate = old.datagrams_rate
-                sender.records_rate = old.records_rate
-        look.records_rate = sum(s.records_rate for s in look.senders)
+
+def _compare(look: Look, past: Look) -> None:
+    """Rates, from what has changed since ``past``."""
+    seconds = (look.now_ns - past.now_ns) / 1e9
+    if seconds <= 0:
+        return
+    look.datagrams_rate = _grown(look, past, "datagrams") / seconds
+    look.bits_rate = _grown(look, past, "bytes") * 8 / seconds
+    before = {s.address: s for s in past.senders}
+    for sender in look.senders:
+        old = before.get(sender.address, Sender(sender.address))
+        sender.datagrams_rate = max(sender.datagrams - old.datagrams, 0) / seconds
+        sender.records_rate = max(sender.records - old.records, 0) / seconds
+    look.records_rate = sum(s.records_rate for s in look.senders)
 
 
-def _grown(look: Look, last: Look, name: str) -> int:
+def _grown(look: Look, past: Look, name: str) -> int:
     """By how much a counter of all listeners has grown; it begins anew with the workers."""
     now, before = (
-        sum(entry[name] for entry in one.node.get("listeners", [])) for one in (look, last)
+        sum(entry[name] for entry in one.node.get("listeners", [])) for one in (look, past)
     )
     return int(now - before if now >= before else now)

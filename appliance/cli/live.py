@@ -31,7 +31,8 @@ class TalkersThread:
 
     def __init__(self, ask: Callable[[], Talkers], period: float = TALKERS_PERIOD) -> None:
         self.rows: Talkers = []
-        self.problem = ""
+        self.asked_in_vain = False
+        """Whether the last question failed; the rows are then those of one before."""
         self._ask = ask
         self._period = period
         self._stop = threading.Event()
@@ -39,13 +40,13 @@ class TalkersThread:
         self._thread.start()
 
     def _run(self) -> None:
-        while not self._stop.wait(0.0 if not self.rows and not self.problem else self._period):
+        while not self._stop.is_set():
             try:
-                self.rows, self.problem = self._ask(), ""
-            except Exception as error:  # the view goes on without them, and says why
-                self.problem = str(error)
-            if not self.rows and self._stop.wait(PERIOD):
-                return
+                self.rows, self.asked_in_vain = self._ask(), False
+            except Exception:
+                # too slow on a busy node, most likely; the rest of the view goes on
+                self.asked_in_vain = True
+            self._stop.wait(self._period if self.rows else min(self._period, PERIOD))
 
     def stop(self) -> None:
         """End, after the question that runs."""

@@ -51,7 +51,7 @@ class Children:
         except SystemExit as leave:
             status = leave.code if isinstance(leave.code, int) else 1
         except BaseException as error:
-            sys.stderr.write(f"{name}: {error!r}\n")
+            os.write(2, f"the {name} failed: {error!r}\n".encode())
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
@@ -88,7 +88,7 @@ class Children:
         while self._names and time.monotonic() < deadline:
             self.ended()
             time.sleep(0.02)
-        for pid in list(self._names):
+        for pid, name in list(self._names.items()):
             os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+            self._status[name] = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         self._names.clear()

@@ -48,18 +48,19 @@ def run(data_dir: Path | None, config_file: Path | None, no_api: bool) -> None:
             f"{config.data_dir} cannot be made: {error.strerror}; choose another --data-dir"
         ) from None
     children = Children(capture=sys.stdout.isatty())
-    _start(children, config, config_file if data_dir is None else None, no_api)
     signal.signal(signal.SIGTERM, _interrupt)
     status = 0
     try:
+        _start(children, config, config_file if data_dir is None else None, no_api)
         _watch(children, config, no_api)
     except KeyboardInterrupt:
-        # a second Ctrl-C must not keep the collector from storing what it has
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
         click.echo("\nstoring what has arrived …")
     else:
         status = 1
     finally:
+        # a second Ctrl-C must not keep the collector from storing what it has
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
         children.stop(STOP_SECONDS)
         for message in children.messages():
             click.echo(message)
