@@ -14,7 +14,7 @@ from appliance.cli.options import Failure, config_option, load_config
 @click.command()
 @config_option
 def collect(config_file: Path | None) -> None:
-    r"""The collector alone, in the foreground: receive, decode, journal and store.
+    """The collector alone, in the foreground: receive, decode, journal and store.
 
     SIGTERM or Ctrl-C ends it, SIGHUP makes it read its configuration again. This is what the
     service of a node runs; `tandem run` is for trying things out.

@@ -20,7 +20,7 @@ def config() -> None:
 @config.command()
 @click.argument("file", type=click.Path(path_type=Path))
 def check(file: Path) -> None:
-    r"""Say whether FILE can be used, or what is wrong, on which line, and what to do.
+    """Say whether FILE can be used, or what is wrong, on which line, and what to do.
 
     \b
     Examples:

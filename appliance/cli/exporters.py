@@ -34,7 +34,7 @@ def exporters(
     data_dir: Path | None,
     config_file: Path | None,
 ) -> None:
-    r"""Who exports: last record, rates and sampling of each exporter and observation domain.
+    """Who exports: last record, rates and sampling of each exporter and observation domain.
 
     \b
     Examples:

@@ -36,7 +36,7 @@ def flows(
     data_dir: Path | None,
     config_file: Path | None,
 ) -> None:
-    r"""Single flow records, newest first, with counters as sent.
+    """Single flow records, newest first, with counters as sent.
 
     \b
     Examples:

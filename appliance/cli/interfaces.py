@@ -41,7 +41,7 @@ def interfaces(
     data_dir: Path | None,
     config_file: Path | None,
 ) -> None:
-    r"""Bandwidth of the exporters' interfaces, in and out: mean, 95th percentile and peak.
+    """Bandwidth of the exporters' interfaces, in and out: mean, 95th percentile and peak.
 
     Intervals without flows count as zero, so the window matters: ask for the time that is billed.
     It begins no earlier than the first record that is stored.

@@ -26,7 +26,7 @@ def ledger(
     data_dir: Path | None,
     config_file: Path | None,
 ) -> None:
-    r"""What became of every datagram and every flow record, as of the last checkpoints.
+    """What became of every datagram and every flow record, as of the last checkpoints.
 
     Datagrams received = decoded + held + each named loss; flow records decoded = stored + dropped,
     for every exporter, protocol and observation domain. The exit status is 1 if that is not so.

@@ -26,7 +26,7 @@ STOP_SECONDS = 40.0
 @data_option
 @click.option("--no-api", is_flag=True, help="Without the HTTP API.")
 def run(data_dir: Path | None, config_file: Path | None, no_api: bool) -> None:
-    r"""Collector, API and a live view on this machine, as an ordinary user; Ctrl-C ends all.
+    """Collector, API and a live view on this machine, as an ordinary user; Ctrl-C ends all.
 
     Where stdout is no terminal, it writes a line every ten seconds instead of the view.
 

@@ -47,7 +47,7 @@ def series(
     data_dir: Path | None,
     config_file: Path | None,
 ) -> None:
-    r"""Traffic over time, by arrival of the flow records.
+    """Traffic over time, by arrival of the flow records.
 
     \b
     Examples:

@@ -23,7 +23,7 @@ def sql(
     data_dir: Path | None,
     config_file: Path | None,
 ) -> None:
-    r"""Any question, in DuckDB's SQL, over the tables flows, counters and options.
+    """Any question, in DuckDB's SQL, over the tables flows, counters and options.
 
     Addresses are UUIDs, shown as addresses: compare them with addr('10.0.0.1') or
     in_net(src_addr, '10.0.0.0/8'). ip(x), mac(x), flags(x), protocol_name(x), export_name(x) and

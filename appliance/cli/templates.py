@@ -24,7 +24,7 @@ def templates(
     data_dir: Path | None,
     config_file: Path | None,
 ) -> None:
-    r"""The templates that exporters have sent, as of the last change of any.
+    """The templates that exporters have sent, as of the last change of any.
 
     \b
     Examples:

@@ -44,7 +44,7 @@ def top(
     data_dir: Path | None,
     config_file: Path | None,
 ) -> None:
-    r"""Who or what has most of the traffic.
+    """Who or what has most of the traffic.
 
     Counters are multiplied by the sampling rate where it is known; the column "unscaled" counts the
     flows where it is not.

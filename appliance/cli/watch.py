@@ -12,7 +12,7 @@ from appliance.cli.options import data_directory, data_option, state_of
 @click.command()
 @data_option
 def watch(data_dir: Path | None, config_file: Path | None) -> None:
-    r"""The live view of a collector that runs; Ctrl-C ends the view, not the collector.
+    """The live view of a collector that runs; Ctrl-C ends the view, not the collector.
 
     Where stdout is no terminal, it writes a line every ten seconds.
 
