@@ -7,10 +7,9 @@ import pyarrow as pa
 from appliance.query.engine import EVER, Engine, QueryError, Window
 from appliance.query.filter import reads
 from appliance.query.macros import RATE
-from appliance.query.select import SAMPLING, Result, select
+from appliance.query.select import SAMPLING, Result, select, stored_span
 from appliance.query.terms import SAMPLING_KNOWN
 from appliance.query.traffic import SECOND
-from appliance.store.files import snapshot
 from appliance.store.rollup import MINUTE_NS
 
 _ROLLED_UP = {"exporter", "in_if", "out_if", "direction"}
@@ -55,7 +54,7 @@ def interfaces(
         window = whole_minutes(window)
         selection = select(engine, filter, window)
     selection.need([*_ROLLED_UP, "in_if_name", "out_if_name", "bytes", *SAMPLING])
-    since, until = _stored_span(engine, window)
+    since, until = _begun(engine, window)
     count = max(-(-(until - since) // step_ns), 1)
     factor = f" * {RATE}" if scaled else ""
     source = f"""SELECT received_ns AS ns, exporter, in_if, out_if, direction, in_if_name,
@@ -109,16 +108,14 @@ def whole_minutes(window: Window) -> Window:
     )
 
 
-def _stored_span(engine: Engine, window: Window) -> tuple[int, int]:
-    """The bounds of ``window``, but none outside the time that anything is stored of: of the time
-    before, nobody knows that there was no traffic.
+def _begun(engine: Engine, window: Window) -> tuple[int, int]:
+    """The bounds of ``window``, but none before the first minute that anything is stored of: of the
+    time before, nobody knows that there was no traffic.
     """
-    files = [f for table in ("flows", "rollup") for f in snapshot(engine.store / table)]
-    oldest = min((f.min_ns for f in files), default=0)
-    newest = max((f.max_ns for f in files), default=0) + 1
-    since = oldest if window.since_ns is None else max(window.since_ns, oldest)
-    until = newest if window.until_ns is None else window.until_ns
-    return since // MINUTE_NS * MINUTE_NS, max(until, since)
+    since, until = stored_span(engine, window, ("flows", "rollup"))
+    first, _ = stored_span(engine, Window(None, until), ("flows", "rollup"))
+    since = max(since, first // MINUTE_NS * MINUTE_NS)
+    return since, max(until, since)
 
 
 def _total(table: pa.Table) -> dict[str, int | float]:

@@ -7,7 +7,7 @@ and every result says how many of its flows that concerns.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -19,6 +19,7 @@ from appliance.query.predicate import Parameters, predicate
 from appliance.query.terms import SAMPLING_KNOWN
 from appliance.query.values import V4_BASE
 from appliance.schema import ADDRESS, CANONICAL, FlowKind, column_type
+from appliance.store.files import snapshot
 
 SAMPLING = ("sampling_rate", "sampling_source")
 
@@ -234,6 +235,23 @@ class Counting:
 def bounded(name: str) -> str:
     """A 128-bit sum as 64 bits; more than that is no measurement, and is shown as the largest."""
     return f"least({name}, {_MOST})::UBIGINT"
+
+
+def stored_span(
+    engine: Engine, window: Window, tables: Sequence[str] = ("flows",)
+) -> tuple[int, int]:
+    """The bounds of ``window`` in ns; where it has none, those of all that ``tables`` store.
+
+    From the files' names and metadata alone. (0, 0) where nothing is stored.
+    """
+    if window.since_ns is not None and window.until_ns is not None:
+        return window.since_ns, window.until_ns
+    files = [f for table in tables for f in snapshot(engine.store / table)]
+    until = max((f.max_ns for f in files), default=-1) + 1
+    until = window.until_ns if window.until_ns is not None else until
+    since = min((f.min_ns for f in files), default=until)
+    since = window.since_ns if window.since_ns is not None else since
+    return since, max(until, since)
 
 
 @dataclass(frozen=True, slots=True)

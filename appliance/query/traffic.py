@@ -12,11 +12,11 @@ from appliance.query.select import (
     Counting,
     Key,
     Result,
-    Selection,
     bounded,
     keys,
     networks,
     select,
+    stored_span,
 )
 
 SECOND = 10**9
@@ -37,9 +37,9 @@ def top(
 ) -> Result:
     """The ``limit`` groups with the largest ``metric``.
 
-    Columns: the keys, ``bytes``, ``packets``, ``flows``, ``bps``, ``pps`` (over the window, or the
-    time between the first and the last selected arrival), ``share`` (of the metric's total, 0 to 1)
-    and ``unknown`` (flows of the group with unknown sampling).
+    Columns: the keys, ``bytes``, ``packets``, ``flows``, ``bps``, ``pps`` (over the window; without
+    bounds, over the time of all that is stored), ``share`` (of the metric's total, 0 to 1) and
+    ``unknown`` (flows of the group with unknown sampling).
     """
     _check(metric, limit)
     selection = select(engine, filter, window)
@@ -51,21 +51,20 @@ def top(
     column = {"bps": "bytes", "pps": "packets"}.get(metric, metric)
     table = selection.fetch(
         f"""WITH g AS MATERIALIZED (
-              SELECT {_keys(grouped)}, {counting.sql()},
-                     min(received_ns) AS first_ns, max(received_ns) AS last_ns
+              SELECT {_keys(grouped)}, {counting.sql()}
               FROM flows WHERE {selection.where} GROUP BY ALL),
             t AS (SELECT sum(bytes) AS bytes, sum(packets) AS packets, sum(flows) AS flows,
-                         sum(unknown) AS unknown, min(first_ns) AS first_ns,
-                         max(last_ns) AS last_ns FROM g)
+                         sum(unknown) AS unknown FROM g)
             SELECT {_names(grouped)}, {bounded("g.bytes")} AS bytes,
                    {bounded("g.packets")} AS packets, g.flows, g.unknown,
                    g.{column} / nullif(t.{column}, 0) AS share,
                    {bounded("t.bytes")} AS total_bytes, {bounded("t.packets")} AS total_packets,
-                   t.flows AS total_flows, t.unknown AS total_unknown, t.first_ns, t.last_ns
+                   t.flows AS total_flows, t.unknown AS total_unknown
             FROM g, t ORDER BY g.{column} DESC, {_order(grouped)} LIMIT {limit}"""
     )
-    total, since, until = _total(table, window)
-    seconds = max(until - since, SECOND) / SECOND if table.num_rows else 1.0
+    total = _total(table)
+    since, until = stored_span(engine, window)
+    seconds = max(until - since, SECOND) / SECOND
     rates = {
         "bps": [float(v) * 8 / seconds for v in table["bytes"].to_pylist()],
         "pps": [float(v) / seconds for v in table["packets"].to_pylist()],
@@ -101,7 +100,7 @@ def series(
     counting = Counting(scaled)
     grouped = keys(selection, by)
     selection.need(counting.reads)
-    since, until = span(selection)
+    since, until = stored_span(engine, window)
     step = step_ns or nice_step(until - since)
     if step < 1 or (until - since) // step > MAX_BUCKETS:
         raise QueryError(
@@ -137,23 +136,6 @@ def series(
     return _rates(table, grouped, step, since, until)
 
 
-def span(selection: Selection) -> tuple[int, int]:
-    """The window's bounds in ns; where it has none, those of the selected rows."""
-    window = selection.window
-    if window.since_ns is not None and window.until_ns is not None:
-        return window.since_ns, window.until_ns
-    row = selection.fetch(
-        f"SELECT min(received_ns) AS low, max(received_ns) AS high FROM flows "
-        f"WHERE {selection.where}"
-    ).to_pylist()[0]
-    low, high = row["low"], row["high"]
-    since = window.since_ns if window.since_ns is not None else low
-    until = window.until_ns if window.until_ns is not None else None if high is None else high + 1
-    if since is None:
-        since = until or 0
-    return since, max(until or since, since)
-
-
 def nice_step(length_ns: int, buckets: int = 120) -> int:
     """The smallest customary step that cuts ``length_ns`` into at most ``buckets``."""
     for seconds in (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 43200, 86400):
@@ -182,16 +164,13 @@ def _order(grouped: list[Key]) -> str:
     return ", ".join(f"{quoted(k.name)}" for k in grouped)
 
 
-def _total(table: pa.Table, window: Window) -> tuple[dict[str, int | float], int, int]:
-    """The totals that every row of a top result carries, and the time that they are of."""
+def _total(table: pa.Table) -> dict[str, int | float]:
+    """The totals that every row of a top result carries."""
+    names = ("bytes", "packets", "flows", "unknown")
     if not table.num_rows:
-        empty = {"bytes": 0, "packets": 0, "flows": 0, "unknown": 0}
-        return dict(empty), window.since_ns or 0, window.until_ns or 0
+        return dict.fromkeys(names, 0)
     row = table.slice(0, 1).to_pylist()[0]
-    total = {name: row[f"total_{name}"] for name in ("bytes", "packets", "flows", "unknown")}
-    since = window.since_ns if window.since_ns is not None else row["first_ns"]
-    until = window.until_ns if window.until_ns is not None else row["last_ns"]
-    return total, since, until
+    return {name: row[f"total_{name}"] for name in names}
 
 
 def _rates(table: pa.Table, grouped: list[Key], step: int, since: int, until: int) -> Result:
