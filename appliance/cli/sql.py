@@ -8,6 +8,9 @@ import click
 
 from appliance.cli.options import asking, data_option, format_options, time_options, window_of
 
+MANY = 12
+"""A table with more columns is shown without the empty ones."""
+
 
 @click.command()
 @click.argument("statement")
@@ -37,9 +40,15 @@ def sql(
       tandem sql --last 1h "select ip(src_addr) as a, sum(bytes * sampling_rate) as b from flows
         where in_net(dst_addr, '10.0.0.0/8') and sampling_source > 0 group by a order by b desc"
     """
-    from appliance.cli.render import write
+    from appliance.cli.render import remark, write
     from appliance.query.sql import sql as query
 
     window = window_of(last, since, until, "all")
     with asking(data_dir, config_file) as engine:
-        write(query(engine, statement, window), shape)
+        table = query(engine, statement, window)
+    hidden: list[str] = []
+    if shape is None and table.num_columns > MANY and table.num_rows:
+        hidden = [n for n in table.column_names if table[n].null_count == table.num_rows]
+    write(table, shape, hide=hidden)
+    if hidden:
+        remark(f"{len(hidden)} columns without any value are not shown")

@@ -30,6 +30,14 @@ from appliance.store.manifest import ManifestError
 THREADS = 2
 _ATTEMPTS = 5
 _GIB = 1 << 30
+_SHARED = {
+    name: CANONICAL[name]
+    for name in (
+        "received_ns", "exporter", "exporter_port", "export_protocol", "observation_domain",
+        "export_ns", "template_id",
+    )
+}  # fmt: skip
+"""The columns that counters and options always have; the others depend on what was sent."""
 _ROLLUP = {field.name: field.type for field in rollup.SCHEMA}
 
 
@@ -169,7 +177,7 @@ class Engine:
             if timer:
                 timer.start()
             for table, found in paths.items():
-                shape = _ROLLUP if table == rollup.TABLE else columns
+                shape = {"flows": columns, rollup.TABLE: _ROLLUP}.get(table)
                 _define(cursor, table, found, shape, rows)
             relation = cursor.sql(sql, params=parameters) if parameters else cursor.sql(sql)
             types = [str(t) for t in relation.types]
@@ -232,7 +240,7 @@ def _define(
     rows: Window,
 ) -> None:
     """Make ``paths`` the view ``table`` of ``cursor``."""
-    shape = columns or CANONICAL
+    shape = columns or (CANONICAL if table == "flows" else _SHARED)
     nulls = ", ".join(f"NULL::{SQL_TYPES[t]} AS {quoted(name)}" for name, t in shape.items())
     legs = [f"SELECT {nulls} WHERE false"]
     packed = [str(p.absolute()) for p in paths if p.suffix == ".parquet"]

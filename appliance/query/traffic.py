@@ -131,7 +131,7 @@ def series(
                    {bounded("sum(g.packets)")} AS packets, sum(g.flows) AS flows,
                    sum(g.unknown) AS unknown
             FROM g {joined} GROUP BY ALL
-            ORDER BY time_ns, {OTHER}, {"bytes" if not grouped else f"sum(g.{column}) DESC"}"""
+            ORDER BY time_ns, {OTHER}, sum(g.{column}) DESC{", " + _order(grouped) if by else ""}"""
     )
     return _rates(table, grouped, step, since, until)
 
@@ -161,7 +161,8 @@ def _names(grouped: list[Key], table: str = "g.") -> str:
 
 
 def _order(grouped: list[Key]) -> str:
-    return ", ".join(f"{quoted(k.name)}" for k in grouped)
+    """What decides between groups that are alike, so that the same question has one answer."""
+    return ", ".join(quoted(k.name) for k in grouped)
 
 
 def _total(table: pa.Table) -> dict[str, int | float]:

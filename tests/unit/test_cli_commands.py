@@ -126,6 +126,14 @@ def test_series_interfaces_exporters_and_sql_answer(data):
     assert json.loads(found.stdout.splitlines()[0]) == {"a": "2001:db8::1"}
 
 
+def test_a_wide_table_is_shown_without_its_empty_columns(data):
+    found = ask(data, "sql", "select * from flows")
+    assert "dst_port" not in found.stdout.splitlines()[0]
+    assert "dport" in found.stdout.splitlines()[0]
+    assert "inner" not in found.stdout
+    assert "columns without any value are not shown" in found.stderr
+
+
 def test_control_characters_of_exporters_do_not_reach_the_terminal(tmp_path):
     made = rows([{**record(0, app_name="\x1b[2Jboo[bold]"), "received_ns": time.time_ns()}])
     found = ask(store(tmp_path, made), "flows", "--columns", "app_name")

@@ -39,6 +39,7 @@ def test_an_empty_store_has_all_canonical_columns(tmp_path):
         assert found.column_names == list(CANONICAL)
         assert found.num_rows == 0
         assert sql(engine, "SELECT count(*) AS n FROM counters")["n"].to_pylist() == [0]
+        assert sql(engine, "SELECT exporter, received_ns FROM options").num_rows == 0
 
 
 def test_files_with_different_columns_fill_each_other_with_nulls(tmp_path):
