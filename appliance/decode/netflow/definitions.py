@@ -26,6 +26,8 @@ SETS_REMEMBERED = 64
 """Template sets remembered by their bytes, per scope."""
 BYTES_REMEMBERED = 2048
 """The longest set that is remembered."""
+BYTES_REMEMBERED_IN_ALL = 64 << 20
+"""Of all scopes; beyond it all are forgotten, and read in full when they come again."""
 
 
 class TemplateError(ValueError):
@@ -45,6 +47,8 @@ class TemplateReader:
     limits: Limits
     _seen: dict[int, dict[bytes, tuple[int, NDArray[np.int64]]]] = field(default_factory=dict)
     """By scope and bytes of a set: the scope's generation after it, and the slots it defines."""
+    _bytes: int = 0
+    """Length of all remembered sets together."""
 
     def read(
         self, ctx: DecodeContext, dialect: Dialect, sets: Sets, scope: I64, now_ns: int
@@ -82,13 +86,21 @@ class TemplateReader:
             if reading.errors or len(body) > BYTES_REMEMBERED:
                 continue
             if len(seen) >= SETS_REMEMBERED:
+                self._bytes -= sum(map(len, seen))
                 seen.clear()
+            if body not in seen:
+                self._bytes += len(body)
+            if self._bytes > BYTES_REMEMBERED_IN_ALL:
+                self.forget()
+                seen = self._seen[where] = {}
+                self._bytes = len(body)
             generation = self.table.generation.get(where, 0)
             seen[body] = generation, np.asarray(reading.slots, np.int64)
 
     def forget(self) -> None:
-        """Forget remembered sets of scopes that are gone."""
+        """Forget all remembered sets: those of scopes that are gone, or what is too much."""
         self._seen.clear()
+        self._bytes = 0
 
 
 @dataclass(slots=True)
