@@ -37,6 +37,8 @@ class Child:
     behind: int = 0
     """Reports in a row with a lag above GROW_LAG_SECONDS."""
     line: bytes = b""
+    takes: tuple[Child, set[int], bool] | None = None
+    """Once it is ready: the worker to take shards from, which ones, and whether that then ends."""
     started: float = field(default_factory=time.monotonic)
 
 

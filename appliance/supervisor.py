@@ -196,6 +196,9 @@ class Supervisor:
         *lines, worker.line = worker.line.split(b"\n")
         for line in lines:
             message = json.loads(line)
+            if "ready" in message:
+                self._take_over(worker)
+                continue
             if "released" in message:
                 for k in message["released"]:
                     worker.shards.discard(k)
@@ -269,8 +272,9 @@ class Supervisor:
         )
         move = set(order[::2])
         child = self._start_worker(set())
+        child.takes = busiest, move, False
         log.info("worker %d is behind: shards %s move to %d", busiest.pid, sorted(move), child.pid)
-        self._move(busiest, child, move)
+        self._not_before = time.monotonic() + 5.0
 
     def _shrink(self) -> None:
         last = self.workers[-1]
@@ -281,6 +285,20 @@ class Supervisor:
         self._move(last, first, set(last.shards))
         self._order(last, {"stop": True})
         self._quiet_since = time.monotonic()
+
+    def _take_over(self, worker: Child) -> None:
+        """``worker`` is ready: only now its shards leave the one that has them."""
+        if worker.takes is None:
+            return
+        source, shards, ends = worker.takes
+        worker.takes = None
+        if source in self.workers:
+            self._move(source, worker, shards & source.shards)
+            if ends:
+                self._order(source, {"stop": True})
+        elif not worker.shards:
+            # the source died, and what replaced it has its shards
+            self._order(worker, {"stop": True})
 
     def _move(self, source: Child, target: Child, shards: set[int]) -> None:
         self.moving.update(dict.fromkeys(shards, target))
@@ -306,12 +324,10 @@ class Supervisor:
                 return
         log.info("%s: read again", self.path)
         self.config = config
-        # each worker ends cleanly and another takes its shards over, with the new configuration
+        # beside each worker another starts with the new configuration, and takes its shards over
         for worker in list(self.workers):
-            self._order(worker, {"stop": True})
-            wait_for(worker.pid)
-            self.workers.remove(worker)
-            self._start_worker(worker.shards)
+            self._start_worker(set()).takes = worker, set(worker.shards), True
+        self._not_before = time.monotonic() + 5.0
         if self.maintenance is not None:
             os.kill(self.maintenance.pid, signal.SIGTERM)
 

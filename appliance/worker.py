@@ -8,7 +8,8 @@ socket pair, in lines of JSON::
     {"release": [3]}       flush and give these up; answered by {"released": [3]}
     {"stop": true}         flush everything and exit
 
-and hears once a second how each shard does (see :meth:`Worker.report`).
+and hears ``{"ready": true}`` first, then once a second how each shard does (see
+:meth:`Worker.report`).
 """
 
 from __future__ import annotations
@@ -67,6 +68,7 @@ class Worker:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self.control.setblocking(False)
         self.receiver.start()
+        self._tell({"ready": True})
         poller = select.poll()
         poller.register(self.control.fileno(), select.POLLIN)
         reported = time.monotonic()
