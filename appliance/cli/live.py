@@ -21,6 +21,7 @@ TALKERS_PERIOD = 5.0
 LINE_PERIOD = 10.0
 """Seconds between lines where there is no terminal."""
 ROWS = 10
+LATE = "The top talkers are late: the machine is too busy to ask for them."
 MINUTE_NS = 60 * 10**9
 
 Talkers = list[dict[str, Any]]
@@ -179,7 +180,8 @@ def watch(
         while True:
             for message in messages():
                 live.console.print(Text(message))
-            live.update(picture(figures.look(), talkers.rows, head), refresh=True)
+            late = [LATE] if talkers.asked_in_vain else []
+            live.update(picture(figures.look(), talkers.rows, head + late), refresh=True)
             if not going():
                 return
             time.sleep(PERIOD)

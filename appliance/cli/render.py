@@ -115,7 +115,11 @@ def sampling_remark(result: Result, as_sent: bool) -> None:
     unknown = int(result.total.get("unknown", 0))
     if as_sent or not unknown:
         return
-    which = "all" if unknown == flows else f"{unknown} of {flows} ({text.percent(unknown / flows)})"
+    which = (
+        "all"
+        if unknown == flows
+        else f"{unknown} of {flows} ({text.percent(result.unknown_share)})"
+    )
     remark(
         f"! {which} flows have an unknown sampling rate and are counted as sent: the true traffic "
         "may be a multiple.\n  `tandem exporters` shows whose; a rate can be given in the "

@@ -29,9 +29,10 @@ def sql(
     """Any question, in DuckDB's SQL, over the tables flows, counters and options.
 
     Addresses are UUIDs, shown as addresses: compare them with addr('10.0.0.1') or
-    in_net(src_addr, '10.0.0.0/8'). ip(x), mac(x), flags(x), protocol_name(x), export_name(x) and
-    utc(x) make text or a timestamp of a column. Counters are as sent; sampling_rate means nothing
-    where sampling_source is 0. The time options limit the rows of all three tables.
+    in_net(src_addr, '10.0.0.0/8'). ip(x), mac(x), flags(x), protocol_name(x), export_name(x),
+    sampling_source_name(x) and utc(x) make text or a timestamp of a column; is_ipv4(x) tests it.
+    Counters are as sent; sampling_rate means nothing where sampling_source is 0. The time options
+    limit the rows of all three tables.
 
     \b
     Examples:

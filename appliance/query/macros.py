@@ -75,12 +75,6 @@ MACROS: dict[str, str] = {
 }
 """Body by signature. ``x`` is an address, a MAC, a number of the schema's, or ns since 1970."""
 
-PYTHON_FUNCTIONS = {
-    "addr": "the UUID of an address's text, to compare address columns with",
-    "net_first": "the first address of a network's text",
-    "net_last": "its last address",
-}
-
 
 def _net(text: str) -> Net:
     try:
