@@ -11,8 +11,9 @@ only the datagrams where order breaks are looked at one by one:
 - ahead: the numbers between are lost, and remembered as a gap;
 - late, in a gap: reordered; what it fills is lost no more;
 - late, elsewhere: a duplicate;
-- far away in either direction: perhaps a restart of the exporter, perhaps a stray. The datagram
-  after it decides: it continues either the new numbering or the old one;
+- far away in either direction: a stray, until a second datagram goes on from it. Then it is a
+  restart of the exporter, or a long loss, until the old numbering goes on: then the source has
+  several (two processes with the same domain), which are followed side by side;
 - eight duplicates in a row, each continuing the one before: a restart soon after a start.
 
 Exporters disagree on IPFIX: some number their messages, and some (softflowd) send the number after
@@ -125,7 +126,7 @@ class SequenceTracker:
             trouble = self._trouble.setdefault(int(own[i]), Trouble())
             before = trouble.totals.copy()
             Walk(self._state, int(own[i]), trouble).run(events, int(first[i]), int(last[i]))
-            self._suspect[own[i]] = trouble.candidate is not None or trouble.run > 0
+            self._suspect[own[i]] = trouble.run > 0
             after = trouble.totals
             change.lost[i] = after.lost - before.lost
             change.duplicates[i] = after.duplicates - before.duplicates

@@ -13,10 +13,13 @@ from appliance.ledger.numbering import MASK, MAX_GAP, Convention, Events
 
 WINDOW = 256
 """How many datagrams late a datagram can be and still be told from a restart."""
+MAX_PARKED = 8
+"""Numberings kept of a source beside the one that is followed."""
 MAX_GAPS = 32
 """Gaps remembered for a source; what fills an older one counts as a duplicate."""
 RUN = 8
-"""Duplicates in a row, each continuing the last, that are a restart instead."""
+"""Duplicates in a row, each continuing the last, that are a restart instead; and how many datagrams
+late a numbering can go on that was left."""
 STREAK = 6
 """Breaks in a row that another convention explains, before the source is said to use it."""
 
@@ -36,14 +39,31 @@ class Totals:
 
 
 @dataclass(slots=True)
+class Stream:
+    """A numbering that is not followed now, and what its end was taken for.
+
+    If it goes on after all, that is taken back: a stray's ``reordered``, or the ``lost`` units or
+    the restart that another numbering seemed to prove.
+    """
+
+    position: int
+    floor: int
+    vague: bool
+    gaps: list[tuple[int, int]] = field(default_factory=list)
+    lost: int = 0
+    reordered: int = 0
+    restarts: int = 0
+
+
+@dataclass(slots=True)
 class Trouble:
     """What is remembered of a source whose order has ever been broken."""
 
     gaps: list[tuple[int, int]] = field(default_factory=list)
     """Numbers not seen, unwrapped, ``[first, end)``, oldest first."""
     totals: Totals = field(default_factory=Totals)
-    candidate: tuple[int, int, bool] | None = None
-    """Start, units and vagueness of the last datagram, if it may be the first of a restart."""
+    parked: list[Stream] = field(default_factory=list)
+    """Numberings that may yet go on, latest last."""
     run: int = 0
     """Duplicates in a row so far, and where the run started and would go on."""
     run_first: int = 0
@@ -112,20 +132,20 @@ class Walk:
         """Account for one datagram; whether the numbering goes on from its end."""
         trouble = self.trouble
         if self.position < 0:
-            return self._restart_at(start, step, vague)
+            return self._begin(start, step, vague)
         ahead = _signed(start - self.position)
-        if trouble.candidate is not None:
-            ahead = self._decide(start, ahead)
+        if ahead and trouble.parked:
+            ahead = self._nearest(start, ahead)
         if 0 <= ahead <= MAX_GAP and (ahead == 0 or self.vague or free):
             return self._accept(ahead, step, vague)
-        if ahead > 0 and self._plausible(ahead, start):
+        if 0 < ahead <= self.horizon:
             trouble.gaps = [*trouble.gaps, (self.position, self.position + ahead)][-MAX_GAPS:]
             trouble.totals.lost += ahead
             return self._accept(ahead, step, vague)
-        if ahead < 0 and (self._plausible(ahead, start) or self._gap(self.position + ahead)):
+        if ahead < 0 and (ahead >= -self.horizon or self._gap(self.position + ahead)):
             return self._late(self.position + ahead, step, vague)
-        trouble.candidate = (start, step, vague)
-        trouble.run = 0
+        trouble.totals.reordered += 1
+        self._park(Stream(start + step, start, vague, reordered=1))
         return False
 
     def _accept(self, ahead: int, step: int, vague: bool) -> bool:
@@ -134,40 +154,62 @@ class Walk:
         self.trouble.run = 0
         return True
 
-    def _restart_at(self, start: int, step: int, vague: bool) -> bool:
+    def _begin(self, start: int, step: int, vague: bool) -> bool:
         """Begin the numbering anew."""
         self.floor, self.position, self.vague = start, start + step, vague
         self.trouble.gaps = []
         self.trouble.run = 0
         return True
 
-    def _plausible(self, ahead: int, start: int) -> bool:
-        """Whether the same numbering can have moved by ``ahead`` units, to ``start``."""
-        if ahead < 0:
-            return ahead >= -self.horizon
-        # a long jump over the wrap that ends just after 0 is rather an exporter that began at 0
+    def _park(self, stream: Stream) -> None:
+        self.trouble.parked = [*self.trouble.parked, stream][-MAX_PARKED:]
+        self.trouble.run = 0
+
+    def _nearest(self, start: int, ahead: int) -> int:
+        """Follow the numbering that ``start`` fits best; how far ahead of its position it is.
+
+        ``ahead``: the same of the one that is followed now.
+        """
+        parked = self.trouble.parked
+        distances = [_signed(start - stream.position) for stream in parked]
+        best = min(range(len(parked)), key=lambda i: abs(distances[i]))
+        late = RUN * self.horizon // WINDOW
+        if abs(distances[best]) >= abs(ahead) or not -late <= distances[best] <= self.horizon:
+            return ahead
+        self._follow_instead(parked.pop(best))
+        return _signed(start - self.position)
+
+    def _follow_instead(self, stream: Stream) -> None:
+        """Park the numbering that is followed now, and go on with ``stream``."""
+        totals = self.trouble.totals
+        left = Stream(self.position, self.floor, self.vague, self.trouble.gaps)
+        if stream.reordered:
+            # the second datagram of a new numbering: the first was no stray; what the new one is
+            # about to run over could not be told from it
+            self.trouble.parked = [
+                p
+                for p in self.trouble.parked
+                if not 0 <= _signed(p.position - stream.floor) <= self.horizon
+            ]
+            if self._is_loss(stream.floor):
+                left.lost = _signed(stream.floor - self.position)
+            else:
+                left.restarts = 1
+        totals.lost += left.lost - stream.lost
+        totals.reordered -= stream.reordered
+        totals.restarts += left.restarts - stream.restarts
+        self._park(left)
+        self.position, self.floor, self.vague = stream.position, stream.floor, stream.vague
+        self.trouble.gaps = stream.gaps
+
+    def _is_loss(self, start: int) -> bool:
+        """Whether the numbering can have come to ``start`` by loss, rather than by a restart."""
+        ahead = _signed(start - self.position)
+        # a long jump over the wrap that ends just after 0 is an exporter that began at 0
         over = start < self.position & MASK
-        return ahead <= MAX_GAP and not (
+        return 0 < ahead <= MAX_GAP and not (
             over and start < self.horizon and ahead > 64 * self.horizon
         )
-
-    def _decide(self, start: int, ahead: int) -> int:
-        """Restart or stray: what the datagram before was, now that one at ``start`` has come.
-
-        ``ahead`` and the result are relative to the position, before and after the decision.
-        """
-        trouble = self.trouble
-        assert trouble.candidate is not None
-        first, step, vague = trouble.candidate
-        trouble.candidate = None
-        anew = _signed(start - first - step)
-        old, new = self._plausible(ahead, start), -self.horizon <= anew <= MAX_GAP
-        if ahead and new and (not old or abs(anew) < abs(ahead)):
-            trouble.totals.restarts += 1
-            self._restart_at(first, step, vague)
-            return anew
-        trouble.totals.reordered += 1
-        return ahead
 
     def _gap(self, number: int) -> bool:
         return any(first <= number < end for first, end in self.trouble.gaps)
@@ -218,8 +260,7 @@ class Walk:
             return False
         trouble.totals = trouble.run_totals
         trouble.totals.restarts += 1
-        self._restart_at(trouble.run_first & MASK, (end - trouble.run_first), False)
-        return True
+        return self._begin(trouble.run_first & MASK, end - trouble.run_first, False)
 
     def _learn(self, events: Events, i: int, first: int) -> bool:
         """Whether the break at ``i`` is the last proof needed that the convention is another."""
@@ -256,10 +297,10 @@ class Walk:
         trouble = self.trouble
         trouble.totals = trouble.streak_totals[convention]
         trouble.streak = [0] * len(Convention)
-        trouble.candidate = None
+        trouble.parked = []
         self.state["convention"][self.source] = convention
         self.state["last_sequence"][self.source] = sequence
         self.state["last_units"][self.source] = units
         step = 1 if convention is Convention.MESSAGES else units
         start = sequence - units if convention is Convention.THROUGH else sequence
-        self._restart_at(start & MASK, step, False)
+        self._begin(start & MASK, step, False)

@@ -36,6 +36,7 @@ class Exporter:
     delay: float
     truth: Truth = field(default_factory=Truth)
     arrivals: list[tuple[int, int]] = field(default_factory=list, repr=False)
+    ends: list[int] = field(default_factory=list)
 
     def live(self, start: int, count: int, largest: int) -> None:
         """Send ``count`` datagrams of 1 to ``largest`` units from ``start``."""
@@ -66,6 +67,7 @@ class Exporter:
             seen.add(i)
             furthest = max(furthest, i)
             self.arrivals.append((sent[i][0] % 2**32, sent[i][1]))
+        self.ends.append(start % 2**32)
         self.truth.lost += sum(units for i, (_, units) in enumerate(sent) if i not in seen)
 
 
@@ -91,11 +93,13 @@ def exporters(draw: st.DrawFn) -> Exporter:
 
 
 def clear(exporter: Exporter, start: int) -> bool:
-    """Whether nothing else than a restart could lead from where ``exporter`` is to ``start``."""
-    behind = (exporter.arrivals[-1][0] - start) % 2**32
-    ahead = 2**32 - behind
+    """Whether ``start`` cannot continue any of the numberings that ``exporter`` has had."""
     calm = not (exporter.loss or exporter.duplication or exporter.delay)
-    return ahead > 2**24 and (behind > 256 * 100 or calm)
+    for end in exporter.ends:
+        behind = (end - start) % 2**32
+        if 2**32 - behind <= 2**24 or not (behind > 256 * 100 or calm):
+            return False
+    return True
 
 
 @settings(max_examples=50, deadline=None)

@@ -10,7 +10,7 @@ import pytest
 
 from appliance.ledger.numbering import MAX_GAP, Convention
 from appliance.ledger.sequence import SequenceTracker
-from appliance.ledger.walk import MAX_GAPS, RUN, STREAK, WINDOW
+from appliance.ledger.walk import MAX_GAPS, MAX_PARKED, RUN, STREAK, WINDOW
 
 
 @dataclass
@@ -293,3 +293,39 @@ def test_what_is_remembered_of_a_lossy_source_is_bounded() -> None:
 def test_lateness_beyond_the_window_is_no_duplicate() -> None:
     sums = Sums().feed(*stream(0, WINDOW + 50), (3, 1), *stream(WINDOW + 50, 3))
     assert (sums.duplicates, sums.restarts, sums.lost) == (0, 0, 0)
+
+
+@batches
+@pytest.mark.parametrize("other", [50, 999_000, 3_000_000_000])
+@pytest.mark.parametrize("turns", [1, 2, 13])
+def test_two_processes_with_one_domain_lose_nothing_by_it(
+    batch: int, other: int, turns: int
+) -> None:
+    one, two = stream(1_000_000, 200, 3), stream(other, 200, 3)
+    datagrams = []
+    for i in range(0, 200, turns):
+        datagrams += one[i : i + turns] + two[i : i + turns]
+    sums = Sums().feed(*datagrams, batch=batch)
+    assert sums.received == 400
+    assert sums.found == {}
+
+
+def test_loss_of_one_of_two_processes_is_seen() -> None:
+    one, two = stream(1_000_000, 100, 3), stream(50, 100, 3)
+    del one[60]
+    datagrams = [d for pair in zip(one, two, strict=False) for d in pair]
+    assert Sums().feed(*datagrams).found == {"lost": 3}
+
+
+def test_a_block_that_arrives_long_after_it_was_lost_is_lost_no_more() -> None:
+    datagrams = stream(0, 3000)
+    sums = Sums().feed(*datagrams[:500], *datagrams[1500:2000])
+    assert sums.found == {"lost": 1000}
+    sums.feed(*datagrams[500:1500], *datagrams[2000:])
+    assert sums.found == {}
+
+
+def test_numberings_kept_of_a_source_are_bounded() -> None:
+    sums = Sums().feed(*((i * 100_000_000, 1) for i in range(40)))
+    assert len(sums.tracker._trouble[0].parked) == MAX_PARKED
+    assert sums.lost == 0
