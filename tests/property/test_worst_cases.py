@@ -102,7 +102,7 @@ SFLOW = {
     "frames of MPLS labels": [
         flow_sample([builders.raw_header(bytes(12) + b"\x88\x47" + b"\0\0\x10\x40" * 25)])
     ]
-    * 370,
+    * 330,
 }
 
 
