@@ -8,23 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from appliance.schema import ExportProtocol
-
 I64 = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 MASK = 0xFFFFFFFF
 MAX_GAP = 1 << 24
 """A jump of more units is not loss but another numbering: 28 minutes of 10,000 flows/s."""
-
-UNITS = {
-    ExportProtocol.NETFLOW_V5: "flow records",
-    ExportProtocol.NETFLOW_V7: "flow records",
-    ExportProtocol.NETFLOW_V9: "datagrams",
-    ExportProtocol.IPFIX: "data records",
-    ExportProtocol.SFLOW_V5: "datagrams",
-}
-"""What ``lost`` counts, by protocol; NetFlow v1 has no sequence numbers."""
 
 
 class Convention(IntEnum):
