@@ -56,6 +56,7 @@ _STATE: dict[str, tuple[type[Any], int]] = {
     "last_sequence": (np.int64, -1),
     "last_units": (np.int64, -1),
     "convention": (np.uint8, Convention.BEFORE),
+    "proven": (np.bool_, 0),  # datagrams in order, of different units, speak for the convention
 }
 
 
@@ -118,6 +119,7 @@ class SequenceTracker:
         at = np.where(at < 0, begin, at)
         position[mine] = at + ((end - at) & MASK)
         self._state["vague"][mine] = events.vague[last[calm]]
+        self._prove(events, first)
         largest = np.maximum.reduceat(events.step, first)
         self._state["largest"][own] = np.maximum(self._state["largest"][own], largest)
 
@@ -135,6 +137,17 @@ class SequenceTracker:
         self._state["last_sequence"][own] = sequence[last]
         self._state["last_units"][own] = units[last]
         return change
+
+    def _prove(self, events: Events, first: I64) -> None:
+        """Note whose convention is proven: its datagrams are in order although their units vary."""
+        units = events.units
+        if (units == units[0]).all():
+            return
+        before = np.empty_like(units)
+        before[1:] = units[:-1]
+        before[first] = self._state["last_units"][events.source[first]]
+        proof = events.ordered & (units != before) & (units >= 0) & (before >= 0)
+        self._state["proven"][events.source[proof]] = True
 
     def convention(self, source: int) -> Convention:
         """What the numbers of ``source`` stand for, as far as is known."""

@@ -22,6 +22,8 @@ RUN = 8
 late a numbering can go on that was left."""
 STREAK = 6
 """Breaks in a row that another convention explains, before the source is said to use it."""
+NEW_STREAK = 3
+"""The same while nothing speaks for the convention that the source is said to use."""
 
 
 @dataclass(slots=True)
@@ -277,6 +279,7 @@ class Walk:
         )
         trouble = self.trouble
         current = int(self.state["convention"][self.source])
+        enough = STREAK if self.state["proven"][self.source] else NEW_STREAK
         for convention, fits in enumerate(explains):
             if convention == current or not fits:
                 trouble.streak[convention] = 0
@@ -284,7 +287,7 @@ class Walk:
             if not trouble.streak[convention]:
                 trouble.streak_totals[convention] = trouble.totals.copy()
             trouble.streak[convention] += 1
-            if trouble.streak[convention] >= STREAK:
+            if trouble.streak[convention] >= enough:
                 self._adopt(Convention(convention), sequence, units)
                 return True
         return False
@@ -299,6 +302,7 @@ class Walk:
         trouble.streak = [0] * len(Convention)
         trouble.parked = []
         self.state["convention"][self.source] = convention
+        self.state["proven"][self.source] = False
         self.state["last_sequence"][self.source] = sequence
         self.state["last_units"][self.source] = units
         step = 1 if convention is Convention.MESSAGES else units

@@ -231,6 +231,10 @@ def test_numbers_that_include_their_own_records_are_learnt_and_no_loss_remains(b
     assert sums.tracker.convention(0) is Convention.THROUGH
 
 
+def test_a_new_exporter_needs_few_messages_to_be_understood() -> None:
+    assert Sums().feed(*through([1, 20, 27, 8, 13])).found == {}
+
+
 @batches
 def test_numbers_that_count_messages_are_learnt_and_no_loss_remains(batch: int) -> None:
     datagrams = [(i, u) for i, u in enumerate(VARIED)]
