@@ -128,8 +128,8 @@ async def templates(request: Request, query: Annotated[OfExporter, Query()]) -> 
     """
 
     def work(state: StateReader) -> dict[str, object]:
-        found = [t for t in state.templates() if query.exporter in (None, t["exporter"])]
-        return {"rows": found[query.offset : query.offset + query.limit], "of": len(found)}
+        found, of = state.templates(query.exporter, query.offset, query.limit)
+        return {"rows": found, "of": of}
 
     return await _answer(request, work)
 

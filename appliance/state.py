@@ -105,26 +105,30 @@ class StateReader:
             {reason: gone.rows(reason) for reason in Reason},
         )
 
-    def templates(self) -> list[dict[str, Any]]:
-        """All templates, with the names of their fields; see Decoder.templates for the rest."""
+    def templates(
+        self, exporter: str | None = None, offset: int = 0, limit: int | None = None
+    ) -> tuple[list[dict[str, Any]], int]:
+        """Templates with the names of their fields, and how many there are without ``limit``.
+
+        See Decoder.templates for the keys. ``exporter``: the text of its address; None: all.
+        """
         with self._lock:
-            return [
-                {
-                    **template,
-                    "protocol": ExportProtocol(template["protocol"]).name,
-                    "fields": [
-                        {
-                            "pen": pen,
-                            "id": number,
-                            "length": length,
-                            "name": self._name(template["protocol"], pen, number),
-                        }
-                        for pen, number, length in template["fields"]
-                    ],
-                }
+            found = [
+                template
                 for shard in self._refresh()
                 for template in self._decoder_of(shard).templates()
+                if exporter in (None, template["exporter"])
             ]
+        end = None if limit is None else offset + limit
+        return [self._named(template) for template in found[offset:end]], len(found)
+
+    def _named(self, template: dict[str, Any]) -> dict[str, Any]:
+        protocol = template["protocol"]
+        fields = [
+            {"pen": pen, "id": number, "length": length, "name": self._name(protocol, pen, number)}
+            for pen, number, length in template["fields"]
+        ]
+        return {**template, "protocol": ExportProtocol(protocol).name, "fields": fields}
 
     def _name(self, protocol: int, pen: int, number: int) -> str | None:
         v9 = protocol == ExportProtocol.NETFLOW_V9

@@ -35,7 +35,7 @@ def templates(
     from appliance.cli.render import grid, remark
 
     with state_of(data_directory(data_dir, config_file), config_file) as state:
-        found = [t for t in state.templates() if exporter in (None, t["exporter"])]
+        found, _ = state.templates(exporter)
     if as_json:
         for template in found:
             click.echo(json.dumps(template))

@@ -126,4 +126,4 @@ def test_a_tcp_sessions_templates_are_its_own_and_end_with_it(collector: Collect
         first.sendall(ipfix([set_of(256, flow(3))], sequence=1))
         wait_for(lambda: stored(collector) == [1, 2, 3], 10, "the first session's own template")
     first.close()
-    wait_for(lambda: StateReader(collector.data).templates() == [], 10, "templates forgotten")
+    wait_for(lambda: StateReader(collector.data).templates() == ([], 0), 10, "templates forgotten")
