@@ -265,16 +265,16 @@ class Limits(Table):
     hold_seconds: float = Field(default=1800, ge=0, le=86400)
     """How long a datagram waits for its template before it is a named loss."""
 
-    def decoder(self) -> DecoderLimits:
-        """The same for the decoder, which knows no configuration."""
+    def decoder(self, shards: int) -> DecoderLimits:
+        """The same for the decoder of one of ``shards`` shards: it has its part of the totals."""
         # the package of the decoder takes its time to import, and most readers do not decode
         from appliance.decode.limits import Limits as DecoderLimits
 
         return DecoderLimits(
             templates_per_exporter=self.templates_per_exporter,
-            templates=self.templates,
+            templates=max(self.templates // shards, 1),
             held_bytes_per_exporter=self.held_bytes_per_exporter,
-            held_bytes=self.held_bytes,
+            held_bytes=self.held_bytes // shards,
             held_ns=int(self.hold_seconds * 1e9),
             options_per_exporter=self.options_per_exporter,
         )

@@ -41,6 +41,8 @@ MAX_ROWS = 1_000_000
 """Rows in memory that force a flush before its time."""
 PLAIN_ROWS = 50_000
 """Rows of a flush from which on segments are written without compression."""
+HELD_SLACK = 1 << 20
+"""Bytes that the log of held datagrams may have beyond twice what is held."""
 MAX_POISON = 100
 
 
@@ -67,6 +69,8 @@ class Shard:
         self._state_revision = -1
         self._poisoned = 0
         self._retry_at = 0.0
+        self._held_whole = False
+        """The log of held datagrams misses something: write it anew."""
         self._lag_ns = 0
         """Largest age of a datagram at its decoding, since the last report."""
         self._lock = self._own()
@@ -90,10 +94,9 @@ class Shard:
         segment.recover(self.store, self.node, self.number, committed)
         if "ledger" in point.parts:
             self.ledger.load(point.parts["ledger"])
-            state = self.directory / point.state if point.state else None
-            self.decoder.load(
-                state.read_bytes() if state else b"", json.loads(point.parts["held"]), now_ns
-            )
+            state = (self.directory / point.state).read_bytes() if point.state else b""
+            held = (self.directory / point.held).read_bytes() if point.held else b""
+            self.decoder.load(state, held[: point.held_bytes], now_ns)
             self._state_revision = self.decoder.revision
         found = self.journal.recover(point.position)
         point.torn += found.torn
@@ -213,28 +216,30 @@ class Shard:
                         segment.stage(self.store / table, name, group, span, self._compress())
                     )
                     number += 1
+            held, held_bytes = self._save_held()
             point = Checkpoint(
                 position=position,
                 next_segment=number,
                 updated_ns=now_ns,
                 staged=[str(path.relative_to(self.store)) for path in staged],
                 state=self._save_state(),
+                held=held,
+                held_bytes=held_bytes,
                 torn=self.checkpoint.torn,
-                parts={
-                    "ledger": self.ledger.dump(),
-                    "held": json.dumps(self.decoder.dump_running()).encode(),
-                },
+                parts={"ledger": self.ledger.dump()},
             )
             checkpoints.save(self.directory, point)
         except OSError:
+            self._held_whole = True
             for path in staged:
                 path.unlink(missing_ok=True)
             raise
+        self._held_whole = False
         self.ledger.stored()
         before, self.checkpoint = self.checkpoint, point
         segment.publish(staged)
-        if before.state and before.state != point.state:
-            (self.directory / before.state).unlink(missing_ok=True)
+        for old in {before.state, before.held} - {point.state, point.held, ""}:
+            (self.directory / old).unlink(missing_ok=True)
         for batches in self._rows.values():
             batches.clear()
         self._row_count = 0
@@ -260,6 +265,29 @@ class Shard:
         replace_file(self.directory / name, self.decoder.dump())
         self._state_revision = revision
         return name
+
+    def _save_held(self) -> tuple[str, int]:
+        """Log what came to be held and what no longer is: the log's name and its length."""
+        name, size = self.checkpoint.held, self.checkpoint.held_bytes
+        if self._held_whole or size > 2 * self.decoder.held_bytes + HELD_SLACK:
+            frame = self.decoder.dump_held(everything=True)
+            if not frame:
+                return "", 0
+            name = f"held-{time.time_ns()}"
+            replace_file(self.directory / name, frame)
+            return name, len(frame)
+        frame = self.decoder.dump_held()
+        if not frame:
+            return name, size
+        name = name or f"held-{time.time_ns()}"
+        # from here on the decoder takes the frame for written
+        self._held_whole = True
+        with (self.directory / name).open("ab") as log_file:
+            log_file.truncate(size)
+            log_file.write(frame)
+            log_file.flush()
+            os.fsync(log_file.fileno())
+        return name, size + len(frame)
 
     def report(self) -> dict[str, Any]:
         """Figures for the supervisor."""

@@ -118,7 +118,7 @@ class Decoder:
         """The decoder that a configuration describes."""
         return cls(
             registry,
-            config.limits.decoder(),
+            config.limits.decoder(config.receive.shards),
             {e.address: e.sampling_rate for e in config.exporter if e.sampling_rate},
             config.allow,
             SourceTable(config.limits.exporters, config.limits.domains_per_exporter),
@@ -315,12 +315,17 @@ class Decoder:
             separators=(",", ":"),
         ).encode()
 
-    def dump_running(self) -> list[Any]:
-        """Held datagrams, as plain values: what may change with every batch."""
-        return self._templates.hold.dump()
+    def dump_held(self, everything: bool = False) -> bytes:
+        """What is held, as a log that grows (see :meth:`HoldQueue.dump`)."""
+        return self._templates.hold.dump(everything)
 
-    def load(self, state: bytes, running: list[Any] | None = None, now_ns: int = 0) -> None:
-        """Restore what :meth:`dump` and :meth:`dump_running` gave, into a fresh decoder."""
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of datagrams that wait for their templates."""
+        return self._templates.hold.size
+
+    def load(self, state: bytes, held: bytes = b"", now_ns: int = 0) -> None:
+        """Restore what :meth:`dump` and :meth:`dump_held` gave, into a fresh decoder."""
         if state:
             values = json.loads(state)
             if values["version"] != STATE_VERSION:
@@ -328,10 +333,9 @@ class Decoder:
             self.sources.load(values["sources"])
             self._templates.table.load(values["templates"])
             self.options.load(values["options"])
-        if running:
-            self._templates.hold.load(running)
-            if now_ns:
-                self._templates.hold.expire(now_ns)
+        self._templates.hold.load(held)
+        if now_ns:
+            self._templates.hold.expire(now_ns)
 
 
 _FIXED: dict[int, Callable[[DecodeContext, I64, SourceTable], None]] = {

@@ -1,8 +1,15 @@
-"""Datagrams whose templates are not known yet: kept as sent, within bounds, until they are."""
+"""Datagrams whose templates are not known yet: kept as sent, within bounds, until they are.
+
+What is held must outlive the process, and can be much: so its dump is a log. :meth:`HoldQueue.dump`
+gives, as a frame of bytes, what came and went since it was last asked; :meth:`HoldQueue.load` reads
+any number of frames in order. Writing and reading files is the caller's.
+"""
 
 from __future__ import annotations
 
-import base64
+import json
+import struct
+import zlib
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +19,9 @@ from numpy.typing import NDArray
 
 from appliance.decode.context import Status
 from appliance.decode.limits import Limits
+
+_FRAME = struct.Struct("<III")
+"""Bytes of the description (JSON), bytes of the payloads, CRC-32 of both."""
 
 
 @dataclass(slots=True)
@@ -56,37 +66,44 @@ class HoldQueue:
     _next: int = 0
     _fresh: list[tuple[int, HeldDatagram]] = field(default_factory=list)
     """What this batch has added, with its number in the batch."""
+    _changed: set[int] = field(default_factory=set)
+    """In no frame yet, or changed since."""
+    _framed: set[int] = field(default_factory=set)
+    """In a frame, and still held."""
+    _gone: list[int] = field(default_factory=list)
+    """In a frame, and no longer held."""
 
     def __len__(self) -> int:
         return len(self._held)
 
     def add(self, held: HeldDatagram, datagram: int = -1) -> None:
-        """Keep ``held``; the exporter's oldest, then the oldest of all, make room for it.
+        """Keep ``held``, unless its exporter has as much as it may; the oldest of all make room.
 
-        ``datagram``: its number in the batch, for :meth:`settle`.
+        Of one exporter it is the new one that goes, so that one without templates does not keep
+        this node busy with storing what it is about to lose. ``datagram``: its number in the batch,
+        for :meth:`settle`.
         """
         size = held.size
         if datagram >= 0:
             self._fresh.append((datagram, held))
         limits = self.limits
-        if size > min(limits.held_bytes_per_exporter, limits.held_bytes):
+        mine = self._exporter_bytes.get(held.exporter, 0)
+        if mine + size > limits.held_bytes_per_exporter or size > limits.held_bytes:
             self.evicted.append(held)
             return
-        mine = self._of_exporter.setdefault(held.exporter, OrderedDict())
-        while mine and (
-            self._exporter_bytes[held.exporter] + size > limits.held_bytes_per_exporter
-        ):
-            self._give_up(next(iter(mine)), self.evicted)
         while self.size + size > limits.held_bytes:
             self._give_up(next(iter(self._held)), self.evicted)
-        number = self._next
+        self._put(self._next, held)
         self._next += 1
+
+    def _put(self, number: int, held: HeldDatagram) -> None:
         self._held[number] = held
         self._of_exporter.setdefault(held.exporter, OrderedDict())[number] = None
-        self.size += size
-        self._exporter_bytes[held.exporter] = self._exporter_bytes.get(held.exporter, 0) + size
+        self._exporter_bytes.setdefault(held.exporter, 0)
+        self._account(held, held.size)
         for key in held.sets:
             self._waiting.setdefault(key, set()).add(number)
+        self._changed.add(number)
 
     def waits_for(self, key: int) -> bool:
         """Whether anything waits for template ``key``."""
@@ -109,6 +126,7 @@ class HoldQueue:
             found.append((held, sets))
             if held.sets:
                 self._account(held, held.size - size)
+                self._changed.add(number)
             else:
                 self._drop(number, size)
                 self.released.append(held)
@@ -156,6 +174,10 @@ class HoldQueue:
 
     def _drop(self, number: int, size: int) -> None:
         held = self._held.pop(number)
+        self._changed.discard(number)
+        if number in self._framed:
+            self._framed.discard(number)
+            self._gone.append(number)
         self._account(held, -size)
         mine = self._of_exporter[held.exporter]
         del mine[number]
@@ -173,47 +195,73 @@ class HoldQueue:
         if not waiting:
             del self._waiting[key]
 
-    def dump(self) -> list[Any]:
-        """Plain values for the checkpoint.
+    def dump(self, everything: bool = False) -> bytes:
+        """A frame of what came and went since the last call; empty when nothing did.
 
+        With ``everything`` it describes all that is held, and no frame before it is needed.
         Sessions do not outlive the process: of what waits in one, only that it was there is kept.
         """
-        return [
-            [
-                h.source,
-                h.exporter,
-                h.received_ns,
-                h.address.hex(),
-                h.port,
-                h.header.hex(),
-                [] if h.session else _encode(h.sets),
-                h.counted,
-            ]
-            for h in self._held.values()
-        ]
+        if everything:
+            self._changed, self._gone = set(self._held), []
+        numbers, gone = sorted(self._changed), self._gone
+        self._framed |= self._changed
+        self._changed, self._gone = set(), []
+        if not numbers and not gone:
+            return b""
+        blob: list[bytes] = []
+        entries = []
+        for number in numbers:
+            h = self._held[number]
+            sets = {} if h.session else h.sets
+            blob += (h.address, h.header, *sets.values())
+            lengths = [[key, len(data)] for key, data in sets.items()]
+            known = (number, h.source, h.exporter, h.received_ns, h.port, h.counted)
+            entries.append([*known, len(h.header), lengths])
+        text = json.dumps({"gone": gone, "held": entries}, separators=(",", ":")).encode()
+        body = text + b"".join(blob)
+        return _FRAME.pack(len(text), len(body) - len(text), zlib.crc32(body)) + body
 
-    def load(self, dumped: list[Any]) -> None:
-        """Restore what :meth:`dump` gave, into an empty queue."""
-        for source, exporter, received, address, port, header, sets, counted in dumped:
-            held = HeldDatagram(
-                source,
-                exporter,
-                received,
-                bytes.fromhex(address),
-                port,
-                bytes.fromhex(header),
-                {int(key): base64.b64decode(data) for key, data in sets},
-                0,
-                counted,
-            )
+    def load(self, frames: bytes) -> None:
+        """Restore what :meth:`dump` gave, into an empty queue; ValueError if it is damaged."""
+        found: dict[int, HeldDatagram] = {}
+        at = 0
+        while at < len(frames):
+            if at + _FRAME.size > len(frames):
+                raise ValueError("held datagrams: a frame is cut short")
+            text, blob, crc = _FRAME.unpack_from(frames, at)
+            body = frames[at + _FRAME.size : at + _FRAME.size + text + blob]
+            if len(body) != text + blob or zlib.crc32(body) != crc:
+                raise ValueError("held datagrams: a frame fails its checksum")
+            at += _FRAME.size + len(body)
+            _read_frame(json.loads(body[:text]), body[text:], found)
+        for number in sorted(found):
+            held = found[number]
             if held.sets:
-                self.add(held)
+                self._put(number, held)
             else:
                 self.expired.append(held)
+                self._gone.append(number)
+        self._next = max(found, default=-1) + 1
+        self._changed, self._framed = set(), set(self._held)
 
 
-def _encode(sets: dict[int, bytes]) -> list[list[Any]]:
-    return [[key, base64.b64encode(data).decode()] for key, data in sets.items()]
+def _read_frame(described: dict[str, Any], blob: bytes, found: dict[int, HeldDatagram]) -> None:
+    """Apply one frame to ``found``, the datagrams held by their number."""
+    at = 0
+
+    def take(count: int) -> bytes:
+        nonlocal at
+        at += count
+        return blob[at - count : at]
+
+    for number in described["gone"]:
+        found.pop(number, None)
+    for number, source, exporter, received, port, counted, header, lengths in described["held"]:
+        address, head = take(16), take(header)
+        sets = {int(key): take(count) for key, count in lengths}
+        found[number] = HeldDatagram(
+            source, exporter, received, address, port, head, sets, 0, counted
+        )
 
 
 def _by_source(given_up: list[HeldDatagram]) -> dict[int, int]:

@@ -1,9 +1,9 @@
 """The checkpoint of a shard: one file that says what is safely stored, replaced atomically.
 
-It holds, as of one journal position: the ledger, the decoder's running state, the segments that
-this flush made, and the name of the file with the slowly changing state (templates, options), which
-is written only when that changed. Everything in it belongs to the same position, so that a restart
-is: load, replay the journal from there, and arrive at the state that was lost.
+It holds, as of one journal position: the ledger, the segments that this flush made, the name of the
+file with the slowly changing state (templates, options), which is written only when that changed,
+and how much of the log of held datagrams counts. Everything in it belongs to the same position, so
+that a restart is: load, replay the journal from there, and arrive at the state that was lost.
 """
 
 from __future__ import annotations
@@ -40,10 +40,14 @@ class Checkpoint:
     """Staged segments of this flush, relative to the store; to be published."""
     state: str = ""
     """Name of the file, beside this one, with templates and options; empty: none yet."""
+    held: str = ""
+    """Name of the log, beside this file, of datagrams that wait for templates; empty: none."""
+    held_bytes: int = 0
+    """Bytes of that log that belong to this checkpoint; what follows was never committed."""
     torn: int = 0
     """Journal slots lost with a crash of the machine, since the shard was made."""
     parts: dict[str, bytes] = field(default_factory=dict)
-    """Opaque state by its owner: ``ledger``, ``sources``, ``sequence``."""
+    """Opaque state by its owner: ``ledger``."""
 
     def encode(self) -> bytes:
         """The file's content."""
@@ -53,6 +57,8 @@ class Checkpoint:
             "updated_ns": self.updated_ns,
             "staged": self.staged,
             "state": self.state,
+            "held": self.held,
+            "held_bytes": self.held_bytes,
             "torn": self.torn,
             "parts": {name: len(data) for name, data in self.parts.items()},
         }

@@ -119,7 +119,7 @@ class Target:
 
     def _restart(self) -> None:
         """A new decoder; what the old one learnt must survive a dump."""
-        state, running = self._decoder.dump(), self._decoder.dump_running()
+        state, running = self._decoder.dump(), self._decoder.dump_held(everything=True)
         other = decoder(LIMITS)
         other.load(state, running)
         if other.dump() != state:

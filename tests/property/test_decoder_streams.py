@@ -177,5 +177,5 @@ def test_a_decoder_restored_from_its_dump_goes_on_as_if_nothing_had_happened(str
     one = decoder()
     one.decode(first, NOW_NS)
     other = decoder()
-    other.load(one.dump(), one.dump_running())
+    other.load(one.dump(), one.dump_held(everything=True))
     assert flow_rows(other.decode(rest, NOW_NS)) == flow_rows(one.decode(rest, NOW_NS))

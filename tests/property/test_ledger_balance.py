@@ -77,7 +77,7 @@ def test_the_ledger_balances_after_every_batch(
             len(p) for b in batches[: now + 1] for p, _ in b
         )
         if now == restart:
-            dumped, running, state = ledger.dump(), to.dump_running(), to.dump()
+            dumped, running, state = ledger.dump(), to.dump_held(everything=True), to.dump()
             ledger, to = Ledger(), decoder(limits)
             ledger.load(dumped)
             rows = 0  # the dump belongs to a checkpoint that has stored them

@@ -156,9 +156,9 @@ def test_a_wrong_file_of_elements_is_named_with_its_line(write: Any, tmp_path: P
 
 
 def test_the_limits_reach_the_decoder(write: Any) -> None:
-    limits = load(write("[limits]\nhold_seconds = 2\ntemplates_per_exporter = 7")).limits.decoder()
+    limits = load(write("[limits]\nhold_seconds = 2\ntemplates_per_exporter = 7")).limits.decoder(1)
     assert (limits.held_ns, limits.templates_per_exporter) == (2 * 10**9, 7)
-    assert default().limits.decoder() == DecoderLimits()
+    assert default().limits.decoder(1) == DecoderLimits()
 
 
 def test_an_exporter_is_described_once(write: Any) -> None:

@@ -277,7 +277,7 @@ def test_what_waits_in_a_session_is_expired_when_the_process_has_ended() -> None
     ledger.add_decoded(to.decode(batch, 0))
     assert row(ledger)["datagrams_held"] == 1
     again = decoder()
-    again.load(to.dump(), to.dump_running())
+    again.load(to.dump(), to.dump_held(everything=True))
     feed(ledger, again, builders.v5())
     assert row(ledger)["datagrams_expired"] == 1
     assert ledger.balance() == []
