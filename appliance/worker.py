@@ -14,6 +14,7 @@ and hears ``{"ready": true}`` first, then once a second how each shard does (see
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
 import os
@@ -35,6 +36,20 @@ log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.1
 """How long datagrams gather before they are decoded: batches make decoding cheap."""
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+
+
+def keep_memory() -> None:
+    """Let malloc keep what is freed (mallopt(3)).
+
+    Each batch asks for the same large arrays again; fresh pages from the kernel for them cost 10 to
+    25 % of decoding. The process then stays as large as its largest batch made it.
+    """
+    libc = ctypes.CDLL(None)
+    libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+    libc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+    libc.mallopt(_M_TOP_PAD, 64 << 20)
 
 
 class Worker:
@@ -67,6 +82,7 @@ class Worker:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self.control.setblocking(False)
+        keep_memory()
         self.receiver.start()
         self._tell({"ready": True})
         poller = select.poll()
