@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from appliance.decode import Decoded, Decoder
 from appliance.decode.elements import Registry
@@ -50,6 +51,8 @@ def check(decoded: Decoded) -> None:
             assert len(batch) == len(datagram)
             assert ((datagram >= -1) & (datagram < n)).all()
             assert batch["exporter"].null_count == 0
+            assert len(set(batch.schema.names)) == batch.num_columns
+            assert not duplicates(batch)
             if batches is decoded.flows:
                 rows += np.bincount(datagram[datagram >= 0], minlength=n)
     for batch in decoded.options:
@@ -58,3 +61,11 @@ def check(decoded: Decoded) -> None:
     assert (rows == decoded.records).all(), "records decoded are not the rows of each datagram"
     for error in decoded.errors:
         assert 0 <= error.datagram < n
+
+
+def duplicates(batch: pa.RecordBatch) -> list[list[str]]:
+    """Keys of ``extra`` that a row has twice: DuckDB refuses the whole file for them."""
+    if "extra" not in batch.schema.names:
+        return []
+    rows = (([key for key, _ in row or ()]) for row in batch["extra"].to_pylist())
+    return [keys for keys in rows if len(set(keys)) < len(keys)]

@@ -150,6 +150,20 @@ def test_a_list_is_read_with_the_template_of_its_time_not_of_the_end_of_the_batc
     assert "octetDeltaCount" in two
 
 
+def test_values_that_do_not_fit_keep_a_key_of_their_own_where_an_element_is_repeated():
+    fields = [(0, 4, 4), (0, 4, 4), (61001, 7, 2), (61001, 7, 2)]
+    row = bytes.fromhex("00000101000002020a0b0c0d")
+    sets = [builders.template_set(256, fields, True), builders.set_of(256, row)]
+    decoded = decoder().decode(batch_of([(1, 0, builders.ipfix(sets))]), NOW_NS)
+    check(decoded)
+    assert dict(flow_rows(decoded)[0]["extra"]) == {
+        "0.4": "00000101",
+        "0.4_2": "00000202",
+        "61001.7": "0a0b",
+        "61001.7_2": "0c0d",
+    }
+
+
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(payloads=st.lists(st.one_of(any_seed, datagrams(), st.binary(max_size=200)), max_size=6))
 def test_no_datagram_makes_the_decoder_or_the_json_raise(payloads):

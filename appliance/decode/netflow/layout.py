@@ -7,6 +7,7 @@ number of exporters, and the data sets of all of them are decoded together.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,11 +33,14 @@ class Field:
     scope: bool
     segment: int
     offset: int
+    repeat: int = 1
+    """The how-many-th field of its element in the record this is."""
 
     @property
     def key(self) -> str:
-        """How the field is named where no registry names it."""
-        return f"{max(self.pen, 0)}.{self.id}"
+        """How the field is named where no registry names it; no two of a record share a key."""
+        name = f"{max(self.pen, 0)}.{self.id}"
+        return name if self.repeat == 1 else f"{name}_{self.repeat}"
 
 
 @dataclass(slots=True, eq=False)
@@ -72,6 +76,7 @@ def build(protocol: int, scopes: int, raw: bytes, specifiers: list[tuple[int, in
     """
     fields: list[Field] = []
     segments: list[int] = []
+    count: Counter[tuple[int, int]] = Counter()
     minimum = 0
     open_run = False
     for position, (pen, number, length) in enumerate(specifiers):
@@ -89,7 +94,9 @@ def build(protocol: int, scopes: int, raw: bytes, specifiers: list[tuple[int, in
             offset = segments[-1]
             segments[-1] += length
             minimum += length
-        fields.append(Field(pen, number, length, position < scopes, len(segments) - 1, offset))
+        count[pen, number] += 1
+        segment, repeat = len(segments) - 1, count[pen, number]
+        fields.append(Field(pen, number, length, position < scopes, segment, offset, repeat))
     return Layout(protocol, scopes, raw, tuple(fields), tuple(segments), minimum)
 
 

@@ -270,9 +270,6 @@ class _Compiler:
                     type_ = ABSTRACT_TYPES[element.type]
                 self.steps.append(steps.plain(name, key, f, element.type, type_))
                 return
-        count = self.names[key] = self.names.get(key, 0) + 1
-        if count > 1:
-            key = f"{key}_{count}"
         if element is not None and element.type in LISTS:
             self.steps.append(steps.list_texts(key, f))
         else:
