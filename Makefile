@@ -78,7 +78,7 @@ conformance: $(STAMP)-dev ## every capture of the corpus against its golden reco
 
 .PHONY: fuzz
 fuzz: $(STAMP)-fuzz ## coverage-guided fuzzing of the decoders, one million inputs
-	@exec $(BIN)/python -m tests.fuzz $(ARGS)
+	@mkdir -p var/fuzz; exec $(BIN)/python -m tests.fuzz --runs 1000000 --corpus var/fuzz $(ARGS)
 
 # ── checks ────────────────────────────────────────────────────────────────────────────────────
 

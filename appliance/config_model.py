@@ -19,7 +19,7 @@ from ipaddress import (
     ip_network,
 )
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -377,7 +377,3 @@ class Config(Table):
     def sha256(self) -> str:
         """Hex digest of the values, however the file spells them: equal if nothing differs."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
-
-    def dump(self) -> dict[str, Any]:
-        """Plain values, for display."""
-        return self.model_dump(mode="json")
