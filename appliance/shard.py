@@ -14,9 +14,11 @@ import json
 import logging
 import os
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from appliance.batch import DatagramBatch
@@ -64,6 +66,8 @@ class Shard:
         self.streams: list[StreamIntake] = []
         self._rows: dict[str, list[pa.RecordBatch]] = {"flows": [], "counters": [], "options": []}
         self._row_count = 0
+        self._flows_of: Counter[int] = Counter()
+        """Flow records in memory, by exporter number."""
         self._flushed_at = time.monotonic()
         self._flush_took = 0.0
         self._state_revision = -1
@@ -173,6 +177,11 @@ class Shard:
     def _take(self, decoded: list[Decoded]) -> None:
         for one in decoded:
             self.ledger.add_decoded(one)
+            counts = np.bincount(one.exporter, one.records, len(self.decoder.sources.addresses))
+            for source, records in one.released_records.items():
+                counts[self.decoder.sources.sources[source].exporter] += records
+            for exporter in np.flatnonzero(counts).tolist():
+                self._flows_of[exporter] += int(counts[exporter])
             self._row_count += sum(batch.num_rows for batch in one.flows)
             for table, batches in (
                 ("flows", one.flows),
@@ -208,13 +217,14 @@ class Shard:
         number = self.checkpoint.next_segment
         staged: list[Path] = []
         try:
+            span = self.checkpoint.position, position
             for table, batches in self._rows.items():
-                for group in segment.groups(batches):
+                groups = segment.groups(batches)
+                known = self._exporters() if table == "flows" and len(groups) == 1 else None
+                for group in groups:
                     name = SegmentName.hot(self.node, self.number, number)
-                    span = self.checkpoint.position, position
-                    staged.append(
-                        segment.stage(self.store / table, name, group, span, self._compress())
-                    )
+                    folder = self.store / table
+                    staged.append(segment.stage(folder, name, group, span, self._compress(), known))
                     number += 1
             held, held_bytes = self._save_held()
             point = Checkpoint(
@@ -242,10 +252,16 @@ class Shard:
             (self.directory / old).unlink(missing_ok=True)
         for batches in self._rows.values():
             batches.clear()
+        self._flows_of.clear()
         self._row_count = 0
         self._flushed_at = time.monotonic()
         self._flush_took = self._flushed_at - begun
         self.journal.trim(position)
+
+    def _exporters(self) -> dict[str, int]:
+        """Flow records in memory, by the text of their exporter's address."""
+        addresses = self.decoder.sources.addresses
+        return {segment.address_text(addresses[e]): n for e, n in self._flows_of.items()}
 
     def _compress(self) -> bool:
         """Whether to spend processor time on smaller segments.
