@@ -13,6 +13,7 @@ import struct
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import orjson
@@ -32,9 +33,9 @@ RENDERED = 8
 """One input in so many is also made JSON, which takes longer than to decode it."""
 MAX_SECONDS = 1.0
 MAX_DATAGRAMS = 16
-MAX_GROWTH = 256 << 20
-"""Octets of resident memory that all inputs together may add, after :data:`WARM` of them."""
-WARM = 20_000
+MAX_GROWTH = 32 << 20
+"""Octets of resident memory that inputs may add, after :data:`WARM` of them."""
+WARM = 6000
 LIMITS = Limits(
     templates_per_exporter=256,
     templates=4096,
@@ -73,11 +74,8 @@ class Target:
     slowest_s: float = 0.0
     datagrams: int = 0
     records: int = 0
-    growth: int = 0
-    """Octets of resident memory more than after :data:`WARM` inputs."""
     _decoder: Decoder = field(default_factory=lambda: decoder(LIMITS))
     _renderer: Renderer = field(default_factory=lambda: Renderer(registry()))
-    _start_bytes: int = 0
 
     def __call__(self, data: bytes) -> None:
         """Run one input."""
@@ -92,7 +90,6 @@ class Target:
             raise FindingError(f"an input took {self.slowest_s:.1f} s")
         if self.runs % LIFETIME == 0:
             self._restart()
-            self._measure()
 
     def _decode(self, payloads: list[bytes]) -> None:
         n = len(payloads)
@@ -126,14 +123,28 @@ class Target:
             raise FindingError("a restored decoder dumps another state")
         self._decoder = decoder(LIMITS)
 
-    def _measure(self) -> None:
-        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        if self.runs < WARM or not self._start_bytes:
-            self._start_bytes = resident
-            return
-        self.growth = resident - self._start_bytes
-        if self.growth > MAX_GROWTH:
-            raise FindingError(f"{self.growth >> 20} MiB more than at the start")
+
+class Watch:
+    """Runs a corpus again and again in this process, and watches its memory."""
+
+    def __init__(self) -> None:
+        self._target = Target()
+        self._start = 0
+
+    def run(self, corpus: Path) -> int:
+        """Run all inputs; returns by how many octets the process is larger than at first."""
+        inputs = sorted(corpus.iterdir())
+        while True:
+            for path in inputs:
+                self._target(path.read_bytes())
+            if self._start or self._target.runs >= WARM:
+                break
+        resident = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+        self._start = self._start or resident
+        growth = resident - self._start
+        if growth > MAX_GROWTH:
+            raise FindingError(f"{growth >> 20} MiB more than at the start")
+        return growth
 
 
 def seeds() -> list[bytes]:

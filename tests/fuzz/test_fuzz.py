@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from appliance.decode import Decoder
-from tests.fuzz.target import FindingError, Target, joined, seeds, split
+from tests.fuzz.target import FindingError, Target, Watch, joined, seeds, split
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SECONDS = 20
@@ -49,15 +49,30 @@ def test_the_target_notices_a_slow_input(monkeypatch):
         Target()(seeds()[0])
 
 
+def test_memory_that_grows_with_the_inputs_is_noticed(monkeypatch, tmp_path):
+    for number, seed in enumerate(seeds()):
+        (tmp_path / str(number)).write_bytes(seed)
+    kept = []
+    watch = Watch()
+    watch.run(tmp_path)
+    assert watch.run(tmp_path) < 8 << 20
+    original = Target.__call__
+    monkeypatch.setattr(
+        Target, "__call__", lambda self, data: (kept.append(b"x" * 5_000_000), original(self, data))
+    )
+    with pytest.raises(FindingError, match="MiB more"):
+        watch.run(tmp_path)
+
+
 @pytest.mark.skipif(
     importlib.util.find_spec("atheris") is None, reason="atheris is not installed: no fuzzing"
 )
 def test_a_short_fuzz_run_finds_nothing(tmp_path):
     command = [sys.executable, "-m", "tests.fuzz", "--seconds", str(SECONDS)]
-    command += ["--corpus", str(tmp_path / "corpus")]
+    command += ["--corpus", str(tmp_path / "fuzz" / "corpus")]
     done = subprocess.run(
         command, cwd=REPOSITORY, capture_output=True, text=True, timeout=100, check=False
     )
-    assert done.returncode == 0, done.stderr[-4000:]
-    records = re.findall(r"inputs, \d+ datagrams, (\d+) flow records", done.stderr)
-    assert int(records[-1]) > 100, done.stderr[-4000:]
+    assert done.returncode == 0, done.stdout + done.stderr[-4000:]
+    records = re.findall(r"inputs, \d+ datagrams, (\d+) flow records", done.stdout)
+    assert int(records[-1]) > 100, done.stdout + done.stderr[-4000:]
