@@ -119,7 +119,9 @@ def run_pmacctd(protocol: str, path: Path, collector: Collector, folder: Path) -
     lines = config.read_text().replace("pcap_interface: \n", f"pcap_savefile: {path}\n")
     config.write_text(lines.replace("sampling_rate: 8", "sampling_rate: 1"))
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    said = done.stdout + done.stderr
+    # at the end of a capture its core and its plug-in part; if the plug-in is first, it says 1
+    assert done.returncode == 0 or "no more plugins active" in said, said
 
 
 @needs("pmacctd")
