@@ -206,7 +206,7 @@ def _kind(column: pa.Array, batch: pa.RecordBatch) -> pa.Array:
     sample = pc.equal(column, pa.scalar(int(FlowKind.FLOW_SAMPLE), column.type))
     expanded = pc.and_(sample, pc.is_valid(batch.column("in_if_format")))
     return pc.if_else(
-        pc.fill_null(expanded, pa.scalar(False)), _string("expanded_flow_sample"), text
+        pc.fill_null(expanded, pa.scalar(False, pa.bool_())), _string("expanded_flow_sample"), text
     )
 
 
