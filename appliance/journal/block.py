@@ -203,9 +203,7 @@ class Block:
             os.close(fd)
         with contextlib.suppress(OSError):  # before Linux 5.14 the first use of a page faults it in
             mapped.madvise(_MADV_POPULATE_WRITE, 0, geometry.overflow)
-        block = cls(path, geometry, mapped)
-        block._point()
-        return block
+        return cls(path, geometry, mapped)
 
     def _point(self) -> None:
         """Write the pointers of this process's mapping; they mean nothing to any other."""
@@ -224,6 +222,7 @@ class Block:
         """Empty the block and number it. The header is written last: a torn begin is no block."""
         g = self.geometry
         self._mapped[:8] = bytes(8)
+        self._point()  # a block that was recovered still has those of the process before
         self.messages["length"] = EMPTY
         self.messages["name_length"] = NAME_USED
         self.messages["control_length"] = CONTROL_BYTES

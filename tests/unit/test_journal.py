@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import signal
 import socket
@@ -158,6 +159,29 @@ def test_stored_blocks_are_used_again_and_their_old_content_is_gone(pair, tmp_pa
     again = Journal(tmp_path, 1 << 26, SMALL)
     assert again.recover(20 * 64).datagrams == 0
     assert payloads(again) == []
+
+
+def test_a_block_of_the_process_before_is_used_again_with_the_addresses_of_this_one(pair, tmp_path):
+    receiver, sender = pair
+    pid = os.fork()
+    if pid == 0:
+        away = [mmap.mmap(-1, SMALL.size) for _ in range(8)]  # other addresses than the parent's
+        journal = journal_of(tmp_path)
+        del away
+        for i in range(100):
+            sender.send(str(i).encode())
+        take(journal, receiver)
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    again = Journal(tmp_path, 1 << 26, SMALL)
+    assert again.recover(0).datagrams == 100
+    assert len(payloads(again)) == 100
+    again.trim(again.read_position)
+    sent = [f"next {i}".encode() for i in range(200)]
+    for payload in sent:
+        sender.send(payload)
+    assert take(again, receiver) == len(sent)
+    assert payloads(again) == sent
 
 
 def test_a_full_journal_takes_no_more_and_loses_nothing_it_has(pair, tmp_path):
