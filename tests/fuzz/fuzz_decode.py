@@ -89,6 +89,9 @@ def segments(options: argparse.Namespace, further: list[str]) -> int:
         if done.returncode:
             print(f"a finding: the input is {options.corpus.parent}/crash-… (or timeout-, oom-)")
             return 1
+        if not figures_of(options).exists():
+            print("the fuzzing process ended without a single note of progress: is it killed?")
+            return 1
         growth = watch.run(options.corpus)
         print(
             f"{total['runs']} inputs, {total['datagrams']} datagrams, {total['records']} flow "

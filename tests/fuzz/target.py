@@ -79,11 +79,11 @@ class Target:
 
     def __call__(self, data: bytes) -> None:
         """Run one input."""
+        began = time.perf_counter()
+        self.runs += 1
         payloads = list(split(data))
         if not payloads:
             return
-        began = time.perf_counter()
-        self.runs += 1
         self._decode(payloads)
         self.slowest_s = max(self.slowest_s, time.perf_counter() - began)
         if self.slowest_s > MAX_SECONDS:
