@@ -198,7 +198,7 @@ def _default_workers(data: dict[str, int]) -> int:
 class Receive(Table):
     """``[receive]``: sockets and worker processes."""
 
-    shards: int = Field(default=8, ge=1, le=256)
+    shards: int = Field(default=4, ge=1, le=256)
     """Parts that exporters are spread over, each with its journal; fixed while data is there."""
     min_workers: int = Field(default=1, ge=1, le=256)
     max_workers: int = Field(default_factory=lambda data: _default_workers(data), ge=1, le=256)

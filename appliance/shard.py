@@ -37,11 +37,11 @@ from appliance.store.retention import make_room
 
 log = logging.getLogger(__name__)
 
-CHUNK = 2048
+CHUNK = 4096
 """Datagrams decoded at once: enough to share the cost of a batch, few enough for the cache."""
 MAX_ROWS = 1_000_000
 """Rows in memory that force a flush before its time."""
-PLAIN_ROWS = 50_000
+PLAIN_ROWS = 5_000
 """Rows of a flush from which on segments are written without compression."""
 HELD_SLACK = 1 << 20
 """Bytes that the log of held datagrams may have beyond twice what is held."""
