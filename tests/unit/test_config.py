@@ -178,7 +178,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 def test_one_shard_means_one_worker_by_default(write: Any) -> None:
     assert load(write("[receive]\nshards = 1")).receive.max_workers == 1
-    assert load(write("[receive]\nmin_workers = 8")).receive.max_workers == 8
+    assert load(write("[receive]\nmin_workers = 4")).receive.max_workers == 4
 
 
 def test_the_digest_follows_the_values_not_their_spelling(write: Any) -> None:
