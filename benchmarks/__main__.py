@@ -28,6 +28,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--datagrams", type=parse_count, help="of a run (default 200k)")
     parser.add_argument("--flows", type=parse_count, help="for the query (default 50M)")
     parser.add_argument("--exporters", type=parse_count, help="of the many (default 5000)")
+    parser.add_argument("--rounds", type=parse_count, help="of each comparison (default 3)")
     parser.add_argument("--rate", type=parse_count, default=30_000, help="datagrams/s at most")
     parser.add_argument("--output", type=Path, help="write the tables as Markdown, too")
     chosen = parser.parse_args()
@@ -36,6 +37,7 @@ def arguments() -> argparse.Namespace:
         parser.error(f"no section {', '.join(unknown)}; there are {', '.join(SECTIONS)}")
     chosen.sections = chosen.sections or list(SECTIONS)
     chosen.datagrams = chosen.datagrams or (25_000 if chosen.quick else 200_000)
+    chosen.rounds = chosen.rounds or (1 if chosen.quick else 3)
     chosen.flows = chosen.flows or (1_000_000 if chosen.quick else 50_000_000)
     chosen.exporters = chosen.exporters or (1_000 if chosen.quick else 5_000)
     return chosen
@@ -63,7 +65,7 @@ def measure(section: str, chosen: argparse.Namespace) -> Iterable[Table]:
         return [scale.measure(chosen.exporters, datagrams, rate)]
     if section == "query":
         return query.measure(chosen.flows, 2 * rate)
-    return [compare.compare(section, datagrams, rate)]
+    return [compare.compare(section, datagrams, rate, chosen.rounds)]
 
 
 def main() -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from abc import ABC, abstractmethod
@@ -23,6 +24,10 @@ class Contender(ABC):
     """The Debian package that has it; empty for Tandem."""
     programs: ClassVar[dict[str, str]]
     """Its program for each protocol."""
+    pace: ClassVar[float] = 1.0
+    """Share of the rate that it can take without losses inside."""
+    end: ClassVar[signal.Signals] = signal.SIGTERM
+    """What makes it store what it has, and exit."""
 
     def missing(self, protocol: str) -> str | None:
         """What is not installed, or None."""
@@ -97,6 +102,8 @@ class Nfacctd(Contender):
         **dict.fromkeys(("v5", "v9", "ipfix"), "nfacctd"),
         "sflow": "sfacctd",
     }
+    pace = 0.25
+    end = signal.SIGINT  # it does not react to SIGTERM
     keys = "src_host,dst_host,src_port,dst_port,proto,tos,tcpflags,in_iface,out_iface,flows"
     settings = """
 daemonize: false

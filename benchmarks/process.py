@@ -86,7 +86,7 @@ class Collector:
         """Datagrams that the kernel dropped because a socket of the port was full."""
         return sum(drops for _, drops in udp_sockets(self.port))
 
-    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+    def stop(self, number: signal.Signals) -> None:
         """End it and all its descendants, by force after a minute; completes ``cpu_seconds``."""
         total = 0.0
         deadline = time.monotonic() + STOP_SECONDS
@@ -138,14 +138,16 @@ class Collector:
 
 
 @contextlib.contextmanager
-def running(command: list[str], port: int, log: Path) -> Iterator[Collector]:
-    """A ready collector; it is stopped at the end, whatever happens."""
+def running(
+    command: list[str], port: int, log: Path, end: signal.Signals = signal.SIGTERM
+) -> Iterator[Collector]:
+    """A ready collector; it is stopped by ``end``, whatever happens."""
     collector = Collector(command, port, log)
     try:
         collector.ready()
         yield collector
     finally:
-        collector.stop()
+        collector.stop(end)
 
 
 def free_port() -> int:

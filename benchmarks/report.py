@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 
@@ -40,7 +41,7 @@ def count(number: float) -> str:
 
 def ratio(ours: float, theirs: float) -> str:
     """``ours / theirs``, or a dash."""
-    return f"{ours / theirs:.2f}" if ours > 0 and theirs > 0 else "–"
+    return f"{ours / theirs:.2f}" if math.isfinite(ours) and theirs > 0 else "–"
 
 
 def parse_count(text: str) -> int:
