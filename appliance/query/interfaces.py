@@ -75,7 +75,8 @@ def interfaces(
             FROM s WHERE {way}_if IS NOT NULL GROUP BY exporter, {way}_if, bucket"""
         for way in ("in", "out")
     )
-    seconds = step_ns / SECOND
+    # less than one step of records is a shorter bucket, not one that is mostly empty
+    seconds = min(step_ns, max(until - since, 1)) / SECOND
     length = max(until - since, 1) / SECOND
     # of `count` values in order, the percentile is the rank-th; those that are not there are zeros
     rank = max(-(-count * percent // 100), 1)

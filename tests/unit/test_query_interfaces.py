@@ -128,3 +128,10 @@ def test_exporters_have_last_record_rates_and_sampling(tmp_path):
     assert (second["export_protocol"], second["rate_min"], second["unknown"]) == (10, None, 1)
     assert (third["exporter"], third["bytes"]) == ("2001:db8::1", 0)
     assert found.total["unknown"] == 1
+
+
+def test_records_of_less_than_one_interval_have_one_bandwidth(tmp_path):
+    window = Window(T0, T0 + MINUTE)
+    with Engine(store(tmp_path, rows(of_minutes([100])))) as engine:
+        row = bits(interfaces(engine, window=window, step_ns=5 * MINUTE), way="in")
+    assert row["mean_bps"] == row["p95_bps"] == row["max_bps"] == pytest.approx(100 * 8 / 60)
