@@ -94,7 +94,7 @@ def floating(records: Records, field: Field, type_: pa.DataType) -> Converted | 
     """A column of floats; a float64 may be sent as a float32."""
     if field.length not in (4, 8):
         return None
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         values = records.view(field, f">f{field.length}").astype(type_.to_pandas_dtype())
     return Column(values, type_), None
 
