@@ -50,15 +50,6 @@ class DecodeError:
 
 
 @dataclass(slots=True)
-class Held:
-    """A datagram cut down to its header and the data sets whose template is not known yet."""
-
-    datagram: int
-    payload: bytes
-    template_ids: tuple[int, ...]
-
-
-@dataclass(slots=True)
 class OptionsRecord:
     """One options data record: rare, so an object; kept for display and fed to the state."""
 
@@ -98,7 +89,6 @@ class DecodeContext:
     flows: list[Columns] = field(default_factory=list)
     counters: list[Columns] = field(default_factory=list)
     options: list[OptionsRecord] = field(default_factory=list)
-    held: list[Held] = field(default_factory=list)
     errors: list[DecodeError] = field(default_factory=list)
 
     @classmethod
