@@ -58,7 +58,7 @@ def install() -> None:
 def measure(section: str, chosen: argparse.Namespace) -> Iterable[Table]:
     datagrams, rate = chosen.datagrams, chosen.rate
     if section == "receive":
-        return [receive.measure(datagrams, rate)]
+        return [receive.measure(datagrams, rate, chosen.rounds)]
     if section == "stages":
         return [stages.measure(STAGE_DATAGRAMS)]
     if section == "scale":
