@@ -81,8 +81,8 @@ class Decoded:
     """Held datagrams given up for their age, by source."""
     evicted: dict[int, int] = field(default_factory=dict)
     """Held datagrams given up for a limit, by source."""
-    released: dict[int, int] = field(default_factory=dict)
-    """Held datagrams of which the last waiting set was decoded, by source."""
+    released: dict[tuple[int, Status], int] = field(default_factory=dict)
+    """Held datagrams of which the last waiting set was decoded, by source and status."""
     released_records: dict[int, int] = field(default_factory=dict)
     """Flow records out of held datagrams, by source; not in ``records``."""
 
@@ -155,6 +155,10 @@ class Decoder:
     def end_session(self, session: int) -> None:
         """A TCP session has ended: its templates are gone (RFC 7011, section 8.1)."""
         self._templates.end_session(session)
+
+    def give_up_held(self) -> None:
+        """Give up what waits for templates; the next call of :meth:`decode` says whose it was."""
+        self._templates.hold.give_up()
 
     def _by_version(self, ctx: DecodeContext) -> dict[int, I64]:
         """Indices of the datagrams of each protocol; the others are marked."""

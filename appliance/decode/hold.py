@@ -39,6 +39,8 @@ class HeldDatagram:
     session: int
     counted: bool = True
     """Whether its status is HELD: a worse one is its disposition for good."""
+    status: Status = Status.DECODED
+    """The worst of those of its sets that have been decoded."""
 
     @property
     def size(self) -> int:
@@ -151,12 +153,12 @@ class HoldQueue:
             held.counted = status is not None and bool(status[datagram] == Status.HELD)
         self._fresh.clear()
 
-    def take_counts(self) -> tuple[dict[int, int], dict[int, int], dict[int, int]]:
-        """Expired, evicted and released datagrams by source since the last call.
-
-        Those that the ledger does not count as held are left out.
+    def take_counts(self) -> tuple[dict[int, int], dict[int, int], dict[tuple[int, Status], int]]:
+        """Expired and evicted datagrams by source, released ones by source and status, since the
+        last call. Those that the ledger does not count as held are left out.
         """
-        counts = _by_source(self.expired), _by_source(self.evicted), _by_source(self.released)
+        released = Counter((h.source, h.status) for h in self.released if h.counted)
+        counts = _by_source(self.expired), _by_source(self.evicted), dict(released)
         self.expired, self.evicted, self.released = [], [], []
         return counts
 
@@ -164,6 +166,11 @@ class HoldQueue:
         """Give up what waits for templates of a session that has ended."""
         for number in [n for n, held in self._held.items() if held.session == session]:
             self._give_up(number, self.expired)
+
+    def give_up(self) -> None:
+        """Give up all that is held, as if a limit demanded it."""
+        for number in list(self._held):
+            self._give_up(number, self.evicted)
 
     def _give_up(self, number: int, given_up: list[HeldDatagram]) -> None:
         held = self._held[number]
@@ -215,7 +222,7 @@ class HoldQueue:
             sets = {} if h.session else h.sets
             blob += (h.address, h.header, *sets.values())
             lengths = [[key, len(data)] for key, data in sets.items()]
-            known = (number, h.source, h.exporter, h.received_ns, h.port, h.counted)
+            known = (number, h.source, h.exporter, h.received_ns, h.port, h.counted, h.status)
             entries.append([*known, len(h.header), lengths])
         text = json.dumps({"gone": gone, "held": entries}, separators=(",", ":")).encode()
         body = text + b"".join(blob)
@@ -256,11 +263,12 @@ def _read_frame(described: dict[str, Any], blob: bytes, found: dict[int, HeldDat
 
     for number in described["gone"]:
         found.pop(number, None)
-    for number, source, exporter, received, port, counted, header, lengths in described["held"]:
+    for entry in described["held"]:
+        number, source, exporter, received, port, counted, status, header, lengths = entry
         address, head = take(16), take(header)
         sets = {int(key): take(count) for key, count in lengths}
         found[number] = HeldDatagram(
-            source, exporter, received, address, port, head, sets, 0, counted
+            source, exporter, received, address, port, head, sets, 0, counted, Status(status)
         )
 
 

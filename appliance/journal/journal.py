@@ -8,10 +8,14 @@ from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from appliance.batch import DatagramBatch
 from appliance.journal.block import Block, BlockError, Geometry
 
 log = logging.getLogger(__name__)
+
+MAX_READ_BYTES = 8 << 20
 
 
 @dataclass(slots=True)
@@ -24,6 +28,8 @@ class Recovered:
     """Slots of an earlier boot that hold no datagram: a named loss."""
     unreadable: int = 0
     """Block files that were torn or foreign; they are renamed to ``*.unreadable``."""
+    trimmed: int = 0
+    """Positions that were asked for and are gone, because they had been stored."""
 
 
 class Journal:
@@ -56,8 +62,13 @@ class Journal:
         """Position of the next datagram to decode."""
         directory.mkdir(parents=True, exist_ok=True)
 
-    def recover(self, position: int) -> Recovered:
-        """Take over the blocks on disk; everything from ``position`` on will be read again."""
+    def recover(self, position: int, stored: int | None = None) -> Recovered:
+        """Take over the blocks on disk; everything from ``position`` on will be read again.
+
+        ``stored``: given where ``position`` is that of an older checkpoint than the last: how far
+        the store is known to have come. What the journal lacks before it, or before its first
+        block, was stored and trimmed; anything else that it lacks is lost.
+        """
         found: list[tuple[Block, bool]] = []
         result = Recovered()
         for path in sorted(self.directory.glob("*.block")):
@@ -72,6 +83,10 @@ class Journal:
                 else:
                     path.unlink()  # never begun, or its beginning was interrupted: holds nothing
         found.sort(key=lambda pair: pair[0].number)
+        if stored is not None:
+            first = min((b.first for b, _ in found if b.end > position), default=stored)
+            begin = max(position, first)
+            result.trimmed, position = begin - position, begin
         self.position = self.read_position = position
         for block, trusted in found:
             self._next_number = max(self._next_number, block.number + 1)
@@ -89,6 +104,9 @@ class Journal:
                 result.torn += block.count - max(keep, position - block.first)
                 block.count = block.capacity = keep
             self._live.append(block)
+        if stored is not None and self.position < stored:
+            result.trimmed += stored - self.position
+            self.position = stored
         result.datagrams = sum(max(b.end - max(b.first, position), 0) for b in self._live)
         return result
 
@@ -121,6 +139,9 @@ class Journal:
     def read(self, limit: int) -> DatagramBatch | None:
         """The next at most ``limit`` received datagrams, all of one block; None if there are none.
 
+        No more than MAX_READ_BYTES, unless one alone has more: what a batch becomes in memory is in
+        proportion to its bytes.
+
         Moves ``read_position``; the bytes stay until :meth:`trim` passes them.
         """
         position = self.position
@@ -132,6 +153,8 @@ class Journal:
                 continue
             start = max(self.read_position - block.first, 0)
             stop = min(stop, start + limit)
+            size = np.cumsum(block.messages["length"][start:stop], dtype=np.int64)
+            stop = start + max(int(np.searchsorted(size, MAX_READ_BYTES, "right")), 1)
             self.read_position = block.first + stop
             return block.batch(start, stop)
         self.read_position = max(self.read_position, position)  # the rest is lost

@@ -80,16 +80,18 @@ class Ledger:
             self._track(decoded)
         for record in decoded.options_records:
             self.add("options_decoded", record.source)
-        for after, held in (
-            ("decoded", decoded.released),
-            ("expired", decoded.expired),
-            ("evicted", decoded.evicted),
-        ):
-            for number, amount in held.items():
-                self.add("datagrams_held", number, -amount)
-                self.add(f"datagrams_{after}", number, amount)
+        for (number, status), amount in decoded.released.items():
+            self._leave_hold(number, amount, COUNTERS[BY_STATUS[status]].name)
+        for number, amount in decoded.expired.items():
+            self._leave_hold(number, amount, "datagrams_expired")
+        for number, amount in decoded.evicted.items():
+            self._leave_hold(number, amount, "datagrams_evicted")
         for number, amount in decoded.released_records.items():
             self.add("records_decoded", number, amount)
+
+    def _leave_hold(self, source: int, amount: int, disposition: str) -> None:
+        self.add("datagrams_held", source, -amount)
+        self.add(disposition, source, amount)
 
     def _track(self, decoded: Decoded) -> None:
         change = self._tracker.track(decoded.source, decoded.sequence, decoded.sequence_units)

@@ -128,7 +128,7 @@ def test_held_data_is_decoded_with_its_own_time_when_its_template_comes() -> Non
     assert {r["exporter_port"] for r in rows} == {1234}
     assert later.flow_datagram[0].tolist() == [-1, -1]
     source = int(decoded.source[0])
-    assert (later.released, later.released_records) == ({source: 1}, {source: 2})
+    assert (later.released, later.released_records) == ({(source, Status.DECODED): 1}, {source: 2})
     assert later.records.tolist() == [0]
     assert decode(decoder, b.ipfix([template()], domain=5)).flows == []
 
@@ -198,7 +198,7 @@ def test_state_survives_a_restart_with_templates_and_held_data() -> None:
     assert octets(decode(after, b.ipfix([data(6, number=300)], domain=9), exporter=3)) == [6]
     released = decode(after, b.ipfix([template()], domain=9), exporter=3)
     assert [(r["bytes"], r["received_ns"]) for r in flow_rows(released)] == [(4, 42)]
-    assert released.released == {int(waiting.source[0]): 1}
+    assert released.released == {(int(waiting.source[0]), Status.DECODED): 1}
 
 
 def test_a_state_of_another_version_is_refused_by_name() -> None:
@@ -282,3 +282,17 @@ def test_what_breaks_the_decoder_can_be_accounted_for_without_decoding() -> None
     assert decoded.status.tolist() == [Status.MALFORMED_HEADER]
     assert decoded.source.tolist() != [-1]
     assert decoded.flows == []
+
+
+def test_what_was_held_and_proves_malformed_is_released_as_that() -> None:
+    decoder = new()
+    short = b.set_of(256, b"\0\0\0\1" + bytes(9))
+    waiting = decode(decoder, b.ipfix([short]))
+    long = [(0, 1, 4), (0, 82, b.VARIABLE)]
+    released = decode(decoder, b.ipfix([b.template_set(256, long, True)]))
+    status = Status.MALFORMED_DATA
+    overrun = b.set_of(257, b"\0\0\0\1" + b"\xc8" + bytes(9))
+    decode(decoder, b.ipfix([overrun]))
+    second = decode(decoder, b.ipfix([b.template_set(257, long, True)]))
+    assert list(released.released) == [(int(waiting.source[0]), Status.DECODED)]
+    assert second.released == {(int(waiting.source[0]), status): 1}

@@ -14,6 +14,7 @@ import pytest
 
 from appliance.batch import IPV4_MAPPED_PREFIX
 from appliance.journal import block as blocks
+from appliance.journal import journal as journals
 from appliance.journal.block import Block, BlockError, Geometry
 from appliance.journal.journal import Journal
 from appliance.receive.recvmmsg import receive
@@ -262,3 +263,17 @@ def test_the_batch_of_an_empty_block_is_empty(tmp_path):
     assert len(batch) == 0
     assert batch.address.shape == (0, 16)
     assert np.asarray(batch.length).dtype == np.int64
+
+
+def test_a_batch_is_bounded_by_its_bytes(pair, tmp_path, monkeypatch):
+    receiver, sender = pair
+    monkeypatch.setattr(journals, "MAX_READ_BYTES", 1000)
+    journal = journal_of(tmp_path)
+    sent = [bytes([n]) * 400 for n in range(5)] + [bytes(1500), b"last"]
+    for payload in sent:
+        sender.send(payload)
+    take(journal, receiver)
+    lengths = []
+    while (batch := journal.read(100)) is not None:
+        lengths.append(batch.length.tolist())
+    assert lengths == [[400, 400], [400, 400], [400], [1500], [4]]

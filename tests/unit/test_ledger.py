@@ -281,3 +281,15 @@ def test_what_waits_in_a_session_is_expired_when_the_process_has_ended() -> None
     feed(ledger, again, builders.v5())
     assert row(ledger)["datagrams_expired"] == 1
     assert ledger.balance() == []
+
+
+def test_a_held_datagram_that_proves_malformed_is_not_booked_as_decoded() -> None:
+    ledger, to = Ledger(), decoder()
+    text = [(0, 82, builders.VARIABLE)]
+    feed(ledger, to, builders.ipfix([builders.set_of(256, b"\xc8" + bytes(7))]))
+    assert row(ledger)["datagrams_held"] == 1
+    feed(ledger, to, builders.ipfix([builders.template_set(256, text, True)]))
+    assert "datagrams_held" not in row(ledger)
+    assert row(ledger)["datagrams_malformed_data"] == 1
+    assert row(ledger)["datagrams_decoded"] == 1
+    assert ledger.balance() == []

@@ -294,6 +294,9 @@ class TemplateDecoder:
                 part = self._walk(ctx, dialect, index)
                 # all that was held is older than this batch
                 self._data(ctx, part, np.full(len(part.sets), -1), now_ns)
+        for (held, _), status in zip(found, ctx.status.tolist(), strict=True):
+            if status > Status.HELD:
+                held.status = max(held.status, Status(status))
         self.hold.settle(None)
         return ctx
 
