@@ -46,6 +46,7 @@ class Collector:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=out, stderr=out
             )
+        self._members = {self._process.pid}
 
     def ready(self) -> None:
         """Wait until it listens and has come to rest; CPU time counts from here."""
@@ -91,42 +92,43 @@ class Collector:
         """End it and all its descendants, by force after a minute; completes ``cpu_seconds``."""
         total = 0.0
         deadline = time.monotonic() + STOP_SECONDS
-        family = self._family()
+        left = self._family()
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._process.pid, number)
-        while True:
-            with contextlib.suppress(ChildProcessError):
-                pid, status, usage = os.wait4(-1, os.WNOHANG)
-                if pid:
+        while left:
+            if time.monotonic() > deadline:
+                for pid in left:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+            time.sleep(0.02)
+            for pid in left:
+                # those whose parent lives are not ours to wait for: the parent's usage has them
+                with contextlib.suppress(ChildProcessError):
+                    ended, status, usage = os.wait4(pid, os.WNOHANG)
                     total += usage.ru_utime + usage.ru_stime
-                    if pid == self._process.pid:
+                    if ended == self._process.pid:
                         self._process.returncode = os.waitstatus_to_exitcode(status)
-                    continue
-                family = self._family() or family
-                if time.monotonic() > deadline:
-                    for pid in family:
-                        with contextlib.suppress(ProcessLookupError):
-                            os.kill(pid, signal.SIGKILL)
-                time.sleep(0.02)
-                continue
-            break
+            left = self._family()
         self.cpu_seconds = max(total - self._cpu_before, 0.0)
 
     def _said(self) -> str:
         return self._log.read_text(errors="replace")[-2000:].strip() or "it said nothing"
 
     def _family(self) -> list[int]:
-        """It and its living descendants."""
-        parents: dict[int, list[int]] = {}
+        """It and its descendants, orphans included, as far as they live or wait to be reaped."""
+        parents: dict[int, int] = {}
         for path in Path("/proc").glob("[0-9]*/stat"):
             with contextlib.suppress(OSError):
                 parent = path.read_text().rpartition(")")[2].split()[1]
-                parents.setdefault(int(parent), []).append(int(path.parent.name))
-        found, todo = [], [self._process.pid]
-        while todo:
-            found.append(todo.pop())
-            todo += parents.get(found[-1], [])
-        return found
+                parents[int(path.parent.name)] = int(parent)
+        members = {pid for pid in self._members if pid in parents}
+        while True:
+            further = {pid for pid, parent in parents.items() if parent in members} - members
+            if not further:
+                break
+            members |= further
+        self._members = members
+        return sorted(members)
 
     def _cpu(self) -> float:
         """User and system seconds of the family, with those of its ended members."""
