@@ -71,7 +71,9 @@ class _Lines:
     def of(self, batch: CaptureBatch, decoded: Decoded) -> list[str]:
         """The lines of one batch."""
         self._status.update(decoded.status.tolist())
-        self._status[Status.HELD] -= sum(decoded.released.values())
+        for (_, status), count in decoded.released.items():
+            self._status[Status.HELD] -= count
+            self._status[status] += count
         lines: list[tuple[int, str]] = []
         for rows, datagram in zip(decoded.flows, decoded.flow_datagram, strict=True):
             lines += self._rows(rows, self._frames(batch, rows, datagram), "")

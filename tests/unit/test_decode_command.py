@@ -141,6 +141,15 @@ def test_each_file_has_templates_of_its_own_unless_together(capture):
     assert [r["bytes"] for r in records(one, two, together=True)] == [700]
 
 
+def test_data_that_waited_and_then_does_not_fit_is_reported_as_malformed(capture, monkeypatch):
+    monkeypatch.setattr("appliance.offline.pcap.BATCH", 1)
+    short = builders.ipfix([builders.set_of(256, ROW[:5])])
+    path = capture(short, builders.ipfix([TEMPLATE]))
+    problems: list[str] = []
+    assert records(path, problems=problems) == []
+    assert problems == [f"{path}: 1 datagrams are malformed_data; see --errors"]
+
+
 def test_options_counters_and_errors_are_shown_on_request_and_told_by_type(capture):
     options = builders.options_set(257, [(0, 149, 4)], [(0, 34, 4)], True)
     path = capture(
