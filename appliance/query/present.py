@@ -1,7 +1,8 @@
 """Query results in types that every reader understands.
 
-DuckDB's UUIDs become address texts, MAC columns become texts, and 128-bit sums become 64-bit
-integers, or floats where they do not fit. Everything else stays.
+DuckDB's UUIDs become address texts, MAC columns become texts, timestamps whole microseconds (more
+than Python's datetime holds), and 128-bit sums become 64-bit integers, or floats where they do not
+fit. Everything else stays.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ def present(table: pa.Table, types: list[str]) -> pa.Table:
             column = _each(column.cast(pa.string()), _address)
         elif field.type == pa.uint64() and is_mac(field.name):
             column = _each(column, mac_text)
+        elif pa.types.is_timestamp(field.type) and field.type.unit == "ns":
+            column = column.cast(pa.timestamp("us", field.type.tz), safe=False)
         elif field.type == _WIDE:
             column = _narrow(column)
         columns.append(column)

@@ -199,6 +199,8 @@ def keys(selection: Selection, names: Iterable[str]) -> list[Key]:
     for name in names:
         for part in name.split(","):
             one = key(selection, part.strip())
+            if one.name in _COUNTED:
+                raise QueryError(f"{one.name!r} is what is counted, not what to group by")
             if one.name in [k.name for k in found]:
                 raise QueryError(f"{part.strip()!r} is named twice")
             found.append(one)
@@ -209,6 +211,9 @@ def keys(selection: Selection, names: Iterable[str]) -> list[Key]:
 
 METRICS = ("bytes", "packets", "flows", "bps", "pps")
 """What results can be ordered by."""
+
+_COUNTED = {"bytes", "packets"}
+"""Columns of the records whose names in results are those of the sums."""
 
 _MOST = 2**64 - 1
 

@@ -62,7 +62,7 @@ def window(
         if since:
             raise QueryError("both a first time and a length are given: leave one out")
         end = now_ns if end is None else end
-        begin = end - read_span(last)
+        begin = max(end - read_span(last), 0)
     if begin is not None and end is not None and begin >= end:
         raise QueryError("the window ends before it begins")
     return Window(begin, end)

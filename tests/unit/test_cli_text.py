@@ -77,6 +77,7 @@ def test_windows():
     assert window(NOW, last="all") == Window(None, None)
     assert window(NOW, last="1m") == Window(NOW - 60 * SECOND, NOW)
     assert window(NOW, last="1m", until="1h") == Window(NOW - 3660 * SECOND, NOW - 3600 * SECOND)
+    assert window(NOW, last="99999999d") == Window(0, NOW)
     assert window(NOW, since="1h") == Window(NOW - 3600 * SECOND, None)
     for wrong in ({"last": "0s"}, {"last": "-3"}, {"since": "1h", "last": "1h"}):
         with pytest.raises(QueryError):

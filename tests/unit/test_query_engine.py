@@ -169,6 +169,16 @@ def test_addresses_macs_and_wide_sums_are_presentable(tmp_path):
         assert sql(engine, "SELECT sum(5) AS s FROM flows")["s"].type == pa.int64()
 
 
+def test_times_are_presentable_to_the_microsecond(tmp_path):
+    made = record(0)
+    made["received_ns"] += 123_456_789
+    store(tmp_path, rows([made]))
+    with Engine(tmp_path) as engine:
+        found = sql(engine, "SELECT utc(received_ns) AS t, now() AS n FROM flows").to_pylist()
+    assert found[0]["t"].microsecond == 123_456
+    assert found[0]["n"].tzinfo is not None
+
+
 @pytest.fixture(scope="module")
 def functions():
     with duckdb.connect() as connection:

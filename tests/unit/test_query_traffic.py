@@ -116,6 +116,8 @@ def test_nothing_selected_gives_no_rows_and_totals_of_zero(engine):
         ({"by": ["src"], "metric": "money"}, "no metric"),
         ({"by": ["src"], "limit": 0}, "from 1 to"),
         ({"by": []}, "nothing to group by"),
+        ({"by": ["bytes"]}, "not what to group by"),
+        ({"by": ["src,packets"]}, "not what to group by"),
     ],
 )
 def test_wrong_questions_are_answered_with_what_is_wrong(engine, options, says):
