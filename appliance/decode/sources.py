@@ -36,6 +36,8 @@ class SourceTable:
     max_exporters: int = 65536
     max_domains: int = 256
     """Observation domains kept apart per exporter; further ones share domain 2**32 - 1."""
+    max_sources: int = 262_144
+    """Sources in all; from then on every exporter has its one shared domain only."""
     addresses: list[bytes] = field(default_factory=lambda: [bytes(16)])
     sources: list[Source] = field(default_factory=list)
     _exporter: dict[bytes, int] = field(default_factory=lambda: {bytes(16): OVERFLOW})
@@ -104,7 +106,8 @@ class SourceTable:
         number = numbers.get(exporter << 32 | domain)
         if number is None:
             count = self._domains.get(exporter, 0)
-            if count >= self.max_domains and domain != 0xFFFFFFFF:
+            full = count >= self.max_domains or len(self.sources) >= self.max_sources
+            if full and domain != 0xFFFFFFFF:
                 return self._source_of(exporter, protocol, 0xFFFFFFFF)
             self._domains[exporter] = count + 1
             number = len(self.sources)
