@@ -12,6 +12,8 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import ClassVar
 
+from appliance.store.files import snapshot
+
 RECEIVE_BUFFER = 4 << 20
 NFDUMP_SECONDS = 600
 
@@ -61,8 +63,6 @@ class Tandem(Contender):
 
     def stored(self, directory: Path) -> tuple[int, int]:
         """By the metadata of the files that a query would read."""
-        from appliance.store.files import snapshot
-
         files = snapshot(directory / "data" / "store" / "flows")
         return sum(f.rows for f in files), sum(f.size for f in files)
 
