@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -13,27 +14,24 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from appliance.cli import text
+from appliance.cli.table import layout
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from rich.console import Console
 
     from appliance.query.select import Result
 
-PLAIN_WIDTH = 250
-"""Columns of a table that goes to a file or a pipe: nothing is cut."""
 _CHUNK = 10_000
 
 
-def console() -> Console:
-    """Where tables go."""
-    from rich.console import Console
+def write(
+    table: pa.Table, shape: str | None, *, hide: Sequence[str] = (), verbatim: bool = False
+) -> None:
+    """``table`` on stdout; ``hide``: columns that people need not see.
 
-    return Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
-
-
-def write(table: pa.Table, shape: str | None, *, hide: Sequence[str] = ()) -> None:
-    """``table`` on stdout; ``hide``: columns that people need not see."""
+    ``verbatim``: the titles are the columns' names, and all numbers are aligned at the right, as
+    suits names that the user chose.
+    """
     if shape == "json":
         for row in rows(table):
             click.echo(json.dumps(row, default=_jsonable, ensure_ascii=False))
@@ -47,8 +45,15 @@ def write(table: pa.Table, shape: str | None, *, hide: Sequence[str] = ()) -> No
         grid(
             names,
             ([text.shown(name, row[name], row) for name in names] for row in rows(table)),
-            right={n for n in names if n in text.RIGHT},
+            right={n for n in names if n in text.RIGHT or (verbatim and _number(table[n].type))},
+            titles=names if verbatim else None,
         )
+
+
+def _number(type_: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_integer(type_) or pa.types.is_floating(type_))
 
 
 def rows(table: pa.Table) -> Any:
@@ -64,25 +69,35 @@ def rows(table: pa.Table) -> Any:
             yield row
 
 
-def grid(names: Sequence[str], cells: Any, right: set[str] | None = None) -> None:
-    """A table with the titles of columns ``names``."""
-    from rich.table import Table
+def grid(
+    names: Sequence[str],
+    cells: Iterable[Sequence[str]],
+    right: set[str] | None = None,
+    titles: Sequence[str] | None = None,
+) -> None:
+    """A table of columns ``names``; without ``titles``, with those that people know them by.
 
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for name in names:
-        justify: Any = "right" if right and name in right else "left"
-        table.add_column(text.heading(name), justify=justify, overflow="fold", no_wrap=False)
-    for row in cells:
-        table.add_row(*(_safe(cell) for cell in row))
-    console().print(table)
+    It is as wide as the terminal allows. In a file or a pipe, each row is one line, whole.
+    """
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    head, body = layout(
+        titles or [text.heading(name) for name in names],
+        [[_safe(cell) for cell in row] for row in cells],
+        [name in right if right else False for name in names],
+        width,
+    )
+    for line in head:
+        click.secho(line, bold=True)
+    for line in body:
+        click.echo(line)
 
 
-def _safe(cell: str) -> Any:
-    """Text from exporters: without markup, and without control characters for the terminal."""
-    from rich.text import Text
-
-    return Text(
-        "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in cell)
+def _safe(cell: str) -> str:
+    """Text from exporters: on one line, and without control characters for the terminal."""
+    if cell.isprintable():
+        return cell
+    return "".join(
+        c if c.isprintable() else " " if c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in cell
     )
 
 

@@ -50,6 +50,6 @@ def sql(
     hidden: list[str] = []
     if shape is None and table.num_columns > MANY and table.num_rows:
         hidden = [n for n in table.column_names if table[n].null_count == table.num_rows]
-    write(table, shape, hide=hidden)
+    write(table, shape, hide=hidden, verbatim=True)
     if hidden:
         remark(f"{len(hidden)} columns without any value are not shown")

@@ -128,10 +128,15 @@ def test_series_interfaces_exporters_and_sql_answer(data):
 
 def test_a_wide_table_is_shown_without_its_empty_columns(data):
     found = ask(data, "sql", "select * from flows")
-    assert "dst_port" not in found.stdout.splitlines()[0]
-    assert "dport" in found.stdout.splitlines()[0]
+    assert "dst_port" in found.stdout.splitlines()[0]
     assert "inner" not in found.stdout
     assert "columns without any value are not shown" in found.stderr
+
+
+def test_sql_shows_the_names_of_its_columns_and_numbers_at_the_right(data):
+    found = ask(data, "sql", "select dst_port, sum(bytes) as all_bytes from flows group by 1")
+    assert found.stdout.splitlines()[0] == "dst_port  all_bytes"
+    assert "      53         10" in found.stdout.splitlines()
 
 
 def test_control_characters_of_exporters_do_not_reach_the_terminal(tmp_path):
