@@ -9,9 +9,10 @@ what it does not cover is in the journal, and is decoded again with the state of
 
 from __future__ import annotations
 
+import errno
 import fcntl
-import json
 import logging
+import math
 import os
 import time
 from collections import Counter
@@ -30,10 +31,11 @@ from appliance.ledger.ledger import Ledger
 from appliance.receive.receiver import StreamIntake
 from appliance.store import checkpoint as checkpoints
 from appliance.store import segment
-from appliance.store.checkpoint import Checkpoint
-from appliance.store.durable import replace_file
-from appliance.store.files import METADATA_KEY, SegmentName
+from appliance.store.checkpoint import CHECKPOINT, Checkpoint
+from appliance.store.durable import sync_directory
+from appliance.store.files import SegmentName, last_number
 from appliance.store.retention import make_room
+from appliance.store.state_files import StateFiles
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +45,12 @@ MAX_ROWS = 1_000_000
 """Rows in memory that force a flush before its time."""
 PLAIN_ROWS = 5_000
 """Rows of a flush from which on segments are written without compression."""
-HELD_SLACK = 1 << 20
-"""Bytes that the log of held datagrams may have beyond twice what is held."""
 MAX_POISON = 100
+"""Datagrams that broke the decoder which are kept, for whoever mends it."""
+ROOM_BYTES = 64 << 20
+"""Bytes of stored flows that are given up at first for a flush that finds the disk full."""
+FULL = (errno.ENOSPC, errno.EDQUOT)
+_NO_DATAGRAMS = DatagramBatch.from_payloads([])
 
 
 class Shard:
@@ -53,6 +58,7 @@ class Shard:
 
     def __init__(self, config: Config, number: int, registry: Registry) -> None:
         self.config = config
+        self.registry = registry
         self.number = number
         self.node = config.node.name
         self.directory = Path(config.data_dir) / "shards" / str(number)
@@ -61,20 +67,24 @@ class Shard:
             self.directory / "journal", config.journal.max_bytes // config.receive.shards
         )
         self.decoder = Decoder.of(config, registry)
+        self.files = StateFiles(self.directory)
         self.ledger = Ledger()
         self.checkpoint = Checkpoint()
         self.streams: list[StreamIntake] = []
         self._rows: dict[str, list[pa.RecordBatch]] = {"flows": [], "counters": [], "options": []}
         self._row_count = 0
+        """Flow records in memory."""
+        self._memory_rows = 0
+        """Rows of all tables in memory."""
         self._flows_of: Counter[int] = Counter()
         """Flow records in memory, by exporter number."""
         self._flushed_at = time.monotonic()
         self._flush_took = 0.0
-        self._state_revision = -1
-        self._poisoned = 0
+        self._unpublished: list[Path] | None = None
+        """Segments that the last checkpoint covers and that are not published yet; None: all is."""
+        self._synced = True
+        """Whether the last checkpoint outlives a crash of the machine."""
         self._retry_at = 0.0
-        self._held_whole = False
-        """The log of held datagrams misses something: write it anew."""
         self._lag_ns = 0
         """Largest age of a datagram at its decoding, since the last report."""
         self._lock = self._own()
@@ -89,22 +99,29 @@ class Shard:
         return lock
 
     def recover(self, now_ns: int) -> None:
-        """Take up where the process before stopped, however it stopped."""
-        point, last = checkpoints.load(self.directory)
+        """Take up where the process before stopped, however it stopped.
+
+        Without its last checkpoint, the one before and the segments tell where that was. If the
+        journal still has what lies between, it is decoded again, without storing it again.
+        """
+        whole = checkpoints.whole(self.directory)
+        point = self._load(whole, now_ns)
         self.checkpoint = point
-        committed = [self.store / name for name in point.staged]
-        if not last:
-            self._recover_position(committed)
+        newest = whole[0][1] if whole else point
+        committed = [self.store / name for name in newest.staged]
+        stored = None
+        if not whole or newest is not point or whole[0][0].name != CHECKPOINT:
+            segment.publish(committed)
+            end, committed = segment.reach(self.store, self.node, self.number)
+            stored = max(end, newest.position)
         segment.recover(self.store, self.node, self.number, committed)
-        if "ledger" in point.parts:
-            self.ledger.load(point.parts["ledger"])
-            state = (self.directory / point.state).read_bytes() if point.state else b""
-            held = (self.directory / point.held).read_bytes() if point.held else b""
-            self.decoder.load(state, held[: point.held_bytes], now_ns)
-            self._state_revision = self.decoder.revision
-        found = self.journal.recover(point.position)
+        found = self.journal.recover(point.position, stored)
         point.torn += found.torn
-        point.position = self.journal.read_position
+        if stored is not None:
+            number = last_number(self.store, self.node, self.number) + 1
+            point.next_segment = max(number, newest.next_segment)
+            self._catch_up(stored, found.trimmed > 0, now_ns)
+        self.files.sweep(*(p for _, p in whole))
         if found.datagrams or found.torn or found.unreadable:
             log.info(
                 "shard %d: %d datagrams to decode from the journal, %d torn, %d files unreadable",
@@ -114,25 +131,64 @@ class Shard:
                 found.unreadable,
             )
 
-    def _recover_position(self, committed: list[Path]) -> None:
-        """The last checkpoint is lost: its segments still say how far it had come."""
-        segment.publish(committed)
-        for table in self._rows:
-            for path in (self.store / table).glob(f"{self.node}-{self.number}-*.arrow"):
-                name = SegmentName.parse(path)
-                if name is None or name.first < self.checkpoint.next_segment:
-                    continue
-                with pa.memory_map(str(path)) as source:
-                    metadata = pa.ipc.open_file(source).schema.metadata or {}
-                summary = json.loads(metadata.get(METADATA_KEY, b"{}"))
-                end = summary.get("journal", [0, 0])[1]
-                self.checkpoint.position = max(self.checkpoint.position, end)
-                self.checkpoint.next_segment = max(self.checkpoint.next_segment, name.first + 1)
+    def _load(self, whole: list[tuple[Path, Checkpoint]], now_ns: int) -> Checkpoint:
+        """Load the newest of the checkpoints whose files can be read, or begin anew.
+
+        What cannot be read is set aside. That may be the state of another version of this program.
+        """
+        for path, point in whole:
+            try:
+                self.ledger.load(point.parts["ledger"])
+                self.files.load(point, self.decoder, now_ns)
+                return point
+            except Exception as error:
+                passing = isinstance(error, OSError | MemoryError)
+                if passing and not isinstance(error, FileNotFoundError):
+                    raise
+                log.error("shard %d: %s cannot be used: %s", self.number, path.name, error)
+                self.decoder = Decoder.of(self.config, self.registry)
+                self.ledger = Ledger()
+                for name in (path.name, point.state, point.held):
+                    if name and (self.directory / name).exists():
+                        checkpoints.set_aside(self.directory / name)
+        return Checkpoint()
+
+    def _catch_up(self, stored: int, incomplete: bool, now_ns: int) -> None:
+        """Bring ledger and decoder from an older checkpoint to the position ``stored``.
+
+        ``incomplete``: the journal has no longer all of it.
+        """
+        point = self.checkpoint
+        if incomplete or (stored and not point.parts):
+            # what waits for templates may have been stored meanwhile: it must not be stored twice
+            self.decoder.give_up_held()
+            self.journal.read_position = max(self.journal.read_position, stored)
+            point.uncounted += self.journal.read_position - point.position
+            log.error(
+                "shard %d: the ledger lacks %d datagrams, counted only by a damaged checkpoint",
+                self.number,
+                self.journal.read_position - point.position,
+            )
+        while self.journal.read_position < stored:
+            batch = self.journal.read(CHUNK)
+            if batch is None:
+                break
+            known = max(stored - (self.journal.read_position - len(batch)), 0)
+            for one in self._decode(batch.select(slice(0, known)), now_ns):
+                self.ledger.add_decoded(one)
+            self.ledger.stored()
+            if known < len(batch):
+                self._take(self._decode(batch.select(slice(known, None)), now_ns))
 
     @property
     def busy(self) -> bool:
         """Whether there is anything to decode or to flush."""
-        return self.journal.pending > 0 or self.journal.read_position > self.checkpoint.position
+        return self.journal.pending > 0 or self._unflushed
+
+    @property
+    def _unflushed(self) -> bool:
+        behind = self.journal.read_position > self.checkpoint.position
+        return behind or self._unpublished is not None
 
     def step(self, now_ns: int) -> None:
         """Decode what has arrived, and flush when it is time.
@@ -140,16 +196,16 @@ class Shard:
         Few datagrams wait for the flush, because a batch costs nearly the same whatever its size.
         """
         due = time.monotonic() - self._flushed_at >= self.config.store.flush_seconds
-        while self.journal.pending >= (1 if due else CHUNK) and self._row_count < MAX_ROWS:
+        while self.journal.pending >= (1 if due else CHUNK) and self._memory_rows < MAX_ROWS:
             batch = self.journal.read(CHUNK)
             if batch is None:
                 break
             if len(batch):
                 self._lag_ns = max(self._lag_ns, now_ns - int(batch.received_ns[0]))
             self._take(self._decode(batch, now_ns))
-        self._end_sessions()
-        due = due or self._row_count >= MAX_ROWS
-        if due and self.journal.read_position > self.checkpoint.position:
+        self._end_sessions(now_ns)
+        due = due or self._memory_rows >= MAX_ROWS
+        if due and self._unflushed:
             self.flush(now_ns)
 
     def _decode(self, batch: DatagramBatch, now_ns: int) -> list[Decoded]:
@@ -158,7 +214,6 @@ class Shard:
             return [self.decoder.decode(batch, now_ns)]
         except Exception:
             if len(batch) == 1:
-                log.exception("shard %d: a datagram breaks the decoder", self.number)
                 self._keep_poison(batch)
                 return [self.decoder.undecodable(batch)]
             half = len(batch) // 2
@@ -168,11 +223,16 @@ class Shard:
             ]
 
     def _keep_poison(self, batch: DatagramBatch) -> None:
-        if self._poisoned < MAX_POISON:
-            self._poisoned += 1
-            folder = self.directory / "undecodable"
+        """Keep the datagram that the exception at hand is about, if there are not many yet."""
+        folder = self.directory / "undecodable"
+        try:
             folder.mkdir(exist_ok=True)
+            if len(os.listdir(folder)) >= MAX_POISON:
+                return
+            log.exception("shard %d: a datagram breaks the decoder", self.number)
             (folder / f"{int(batch.received_ns[0])}.bin").write_bytes(batch.payload(0))
+        except OSError as error:
+            log.error("shard %d: %s", self.number, error)
 
     def _take(self, decoded: list[Decoded]) -> None:
         for one in decoded:
@@ -183,6 +243,8 @@ class Shard:
             for exporter in np.flatnonzero(counts).tolist():
                 self._flows_of[exporter] += int(counts[exporter])
             self._row_count += sum(batch.num_rows for batch in one.flows)
+            every = (*one.flows, *one.counters, *one.options)
+            self._memory_rows += sum(batch.num_rows for batch in every)
             for table, batches in (
                 ("flows", one.flows),
                 ("counters", one.counters),
@@ -190,10 +252,14 @@ class Shard:
             ):
                 self._rows[table] += batches
 
-    def _end_sessions(self) -> None:
+    def _end_sessions(self, now_ns: int) -> None:
+        ended = False
         for stream in self.streams:
             while stream.ended and stream.ended[0][0] <= self.journal.read_position:
                 self.decoder.end_session(stream.ended.popleft()[1])
+                ended = True
+        if ended:  # what waited in them is a loss that belongs into the ledger
+            self._take(self._decode(_NO_DATAGRAMS, now_ns))
 
     def flush(self, now_ns: int) -> None:
         """Make everything decoded so far durable. When the disk is full, oldest segments go."""
@@ -204,59 +270,83 @@ class Shard:
                 self._flush(now_ns)
                 return
             except OSError as error:
-                needed = 64 << 20
                 log.error("shard %d: cannot flush: %s", self.number, error)
-                if not make_room(self.store, needed << attempt):
+                # stored flows go for nothing but space
+                if error.errno not in FULL or not self._make_room(ROOM_BYTES << attempt):
                     break
         # rows stay in memory, datagrams in the journal; the kernel counts what then has no room
         self._retry_at = time.monotonic() + 1.0
 
-    def _flush(self, now_ns: int) -> None:
-        begun = time.monotonic()
-        position = self.journal.read_position
-        number = self.checkpoint.next_segment
-        staged: list[Path] = []
+    def _make_room(self, needed: int) -> int:
         try:
-            span = self.checkpoint.position, position
-            for table, batches in self._rows.items():
-                groups = segment.groups(batches)
-                known = self._exporters() if table == "flows" and len(groups) == 1 else None
-                for group in groups:
-                    name = SegmentName.hot(self.node, self.number, number)
-                    folder = self.store / table
-                    staged.append(segment.stage(folder, name, group, span, self._compress(), known))
-                    number += 1
-            held, held_bytes = self._save_held()
-            point = Checkpoint(
-                position=position,
-                next_segment=number,
-                updated_ns=now_ns,
-                staged=[str(path.relative_to(self.store)) for path in staged],
-                state=self._save_state(),
-                held=held,
-                held_bytes=held_bytes,
-                torn=self.checkpoint.torn,
-                parts={"ledger": self.ledger.dump()},
-            )
+            return make_room(self.store, needed)
+        except OSError as error:
+            log.error("shard %d: no room can be made: %s", self.number, error)
+            return 0
+
+    def _flush(self, now_ns: int) -> None:
+        self._publish()  # what the flush before could not
+        if not self._unflushed:
+            return
+        begun = time.monotonic()
+        staged: list[Path] = []
+        point = None
+        try:
+            point = self._stage(staged, now_ns)
             checkpoints.save(self.directory, point)
         except OSError:
-            self._held_whole = True
-            for path in staged:
-                path.unlink(missing_ok=True)
-            raise
-        self._held_whole = False
-        self.ledger.stored()
+            if point is None or not checkpoints.is_last(self.directory, point):
+                self.files.failed()
+                for path in staged:
+                    path.unlink(missing_ok=True)
+                raise
+            # committed, though a crash of the machine could still undo it
+            self._synced = False
         before, self.checkpoint = self.checkpoint, point
-        segment.publish(staged)
-        for old in {before.state, before.held} - {point.state, point.held, ""}:
-            (self.directory / old).unlink(missing_ok=True)
+        self.files.committed()
+        self.ledger.stored()
+        self._unpublished = staged
         for batches in self._rows.values():
             batches.clear()
         self._flows_of.clear()
-        self._row_count = 0
+        self._row_count = self._memory_rows = 0
         self._flushed_at = time.monotonic()
-        self._flush_took = self._flushed_at - begun
-        self.journal.trim(position)
+        self._publish()
+        self.files.sweep(before, point)
+        self._flush_took = time.monotonic() - begun
+
+    def _stage(self, staged: list[Path], now_ns: int) -> Checkpoint:
+        """Write all that the next checkpoint refers to; adds to ``staged`` the segments written."""
+        position = self.journal.read_position
+        number = self.checkpoint.next_segment
+        span = self.checkpoint.position, position
+        for table, batches in self._rows.items():
+            groups = segment.groups(batches)
+            known = self._exporters() if table == "flows" and len(groups) == 1 else None
+            for group in groups:
+                name = SegmentName.hot(self.node, self.number, number)
+                folder = self.store / table
+                staged.append(segment.stage(folder, name, group, span, self._compress(), known))
+                number += 1
+        for folder in {path.parent for path in staged}:
+            sync_directory(folder)
+        point = self.files.save(self.checkpoint, self.decoder)
+        point.position, point.next_segment, point.updated_ns = position, number, now_ns
+        point.staged = [str(path.relative_to(self.store)) for path in staged]
+        point.torn, point.uncounted = self.checkpoint.torn, self.checkpoint.uncounted
+        point.parts = {"ledger": self.ledger.dump()}
+        return point
+
+    def _publish(self) -> None:
+        """Make visible what the last checkpoint covers; only then the journal can be trimmed."""
+        if self._unpublished is None:
+            return
+        if not self._synced:
+            sync_directory(self.directory)
+            self._synced = True
+        segment.publish(self._unpublished)
+        self._unpublished = None
+        self.journal.trim(self.checkpoint.position)
 
     def _exporters(self) -> dict[str, int]:
         """Flow records in memory, by the text of their exporter's address."""
@@ -272,45 +362,13 @@ class Shard:
         slow_disk = self._flush_took > self.config.store.flush_seconds / 2
         return self._row_count < PLAIN_ROWS or slow_disk
 
-    def _save_state(self) -> str:
-        """Write templates and options if they changed; the name of their file."""
-        if self.decoder.revision == self._state_revision and self.checkpoint.state:
-            return self.checkpoint.state
-        revision = self.decoder.revision
-        name = f"state-{time.time_ns()}"
-        replace_file(self.directory / name, self.decoder.dump())
-        self._state_revision = revision
-        return name
-
-    def _save_held(self) -> tuple[str, int]:
-        """Log what came to be held and what no longer is: the log's name and its length."""
-        name, size = self.checkpoint.held, self.checkpoint.held_bytes
-        if self._held_whole or size > 2 * self.decoder.held_bytes + HELD_SLACK:
-            frame = self.decoder.dump_held(everything=True)
-            if not frame:
-                return "", 0
-            name = f"held-{time.time_ns()}"
-            replace_file(self.directory / name, frame)
-            return name, len(frame)
-        frame = self.decoder.dump_held()
-        if not frame:
-            return name, size
-        name = name or f"held-{time.time_ns()}"
-        # from here on the decoder takes the frame for written
-        self._held_whole = True
-        with (self.directory / name).open("ab") as log_file:
-            log_file.truncate(size)
-            log_file.write(frame)
-            log_file.flush()
-            os.fsync(log_file.fileno())
-        return name, size + len(frame)
-
     def report(self) -> dict[str, Any]:
         """Figures for the supervisor."""
         lag = self.journal.position - self.checkpoint.position
         lag_ns, self._lag_ns = self._lag_ns, 0
         imbalances = self.ledger.balance(
-            self._row_count, self.journal.read_position - self.checkpoint.torn
+            self._row_count,
+            self.journal.read_position - self.checkpoint.torn - self.checkpoint.uncounted,
         )
         return {
             "journal_position": self.journal.position,
@@ -320,16 +378,23 @@ class Shard:
             "lag_datagrams": lag,
             "lag_seconds": round(lag_ns / 1e9, 3),
             "torn": self.checkpoint.torn,
+            "uncounted": self.checkpoint.uncounted,
             "balanced": not imbalances,
             "imbalances": [str(i) for i in imbalances][:10],
         }
 
     def close(self) -> None:
-        """Decode and store what is there, then let go; the receiver has left this shard before."""
-        while self.journal.pending:
+        """Decode and store what is there, then let go; the receiver has left this shard before.
+
+        What a full disk leaves in the journal is for whoever has this shard next.
+        """
+        position = -1
+        while self.journal.pending and self.journal.read_position > position:
+            position = self.journal.read_position
+            self._flushed_at = -math.inf
             self.step(time.time_ns())
-        self._end_sessions()
-        if self.journal.read_position > self.checkpoint.position:
+        self._end_sessions(time.time_ns())
+        if self._unflushed:
             self._retry_at = 0.0
             self.flush(time.time_ns())
         self.journal.close()

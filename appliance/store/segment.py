@@ -19,7 +19,7 @@ import pyarrow.ipc
 
 from appliance.store.direct import DirectFile
 from appliance.store.durable import sync_directory
-from appliance.store.files import METADATA_KEY, SegmentName
+from appliance.store.files import METADATA_KEY, TABLES, SegmentName, list_hot
 
 STAGED = ".staged"
 SMALL_ROWS = 16_384
@@ -174,14 +174,48 @@ def publish(staged: list[Path]) -> None:
         sync_directory(table)
 
 
+def staged_of(store: Path, node: str, shard: int) -> list[Path]:
+    """The staged segments of one node and shard in any table."""
+    found = []
+    for path in store.glob(f"*/*{STAGED}"):
+        name = SegmentName.parse(path.with_suffix(""))
+        if name is not None and (name.node, name.shard) == (node, shard):
+            found.append(path)
+    return found
+
+
 def recover(store: Path, node: str, shard: int, committed: list[Path]) -> int:
     """Finish what a crash interrupted: publish ``committed``, drop what no checkpoint covers.
 
     Returns how many staged segments were dropped; the journal still has their datagrams.
     """
     publish(committed)
-    dropped = 0
-    for path in store.glob(f"*/{node}-{shard}-*{STAGED}"):
+    dropped = staged_of(store, node, shard)
+    for path in dropped:
         path.unlink()
-        dropped += 1
-    return dropped
+    return len(dropped)
+
+
+def reach(store: Path, node: str, shard: int) -> tuple[int, list[Path]]:
+    """How far the published segments say that the journal is stored, when no checkpoint does.
+
+    Also the staged ones that must be published, for being of a flush of which one already is. Other
+    staged segments may belong to no checkpoint; their datagrams are still in the journal, which is
+    trimmed only after all segments of a flush are published.
+    """
+    end = 0
+    for table in TABLES:
+        for name in list_hot(store / table):
+            if (name.node, name.shard) == (node, shard):
+                end = max(end, _journal_end(store / table / name.relative))
+    return end, [p for p in staged_of(store, node, shard) if 0 < _journal_end(p) <= end]
+
+
+def _journal_end(path: Path) -> int:
+    """The journal position after the last datagram of a segment; 0 for one that is torn."""
+    try:
+        with pa.memory_map(str(path)) as source:
+            metadata = pa.ipc.open_file(source).schema.metadata or {}
+        return int(json.loads(metadata[METADATA_KEY])["journal"][1])
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError):
+        return 0
