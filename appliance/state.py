@@ -39,7 +39,8 @@ class LedgerView:
     table: pa.Table
     """A row for each exporter, protocol and domain: ledger.KEYS, then a column each counter."""
     updated_ns: int
-    """The oldest of the shards' last checkpoints; 0 where there is none."""
+    """The newest of the shards' checkpoints; 0 where there is none. A shard to which nothing comes
+    writes none: an old one is as good as new."""
     torn: int
     """Datagrams in the journal that a crash of the machine destroyed; nobody knows whose."""
     retired: dict[Reason, dict[str, int]]
@@ -100,7 +101,7 @@ class StateReader:
             raise StateError(str(error)) from error
         return LedgerView(
             merge([_EMPTY, *tables]),
-            min((s.point.updated_ns for s in shards), default=0),
+            max((s.point.updated_ns for s in shards), default=0),
             sum(s.point.torn for s in shards),
             {reason: gone.rows(reason) for reason in Reason},
         )

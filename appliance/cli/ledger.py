@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import sys
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from appliance.cli.options import data_directory, data_option, format_options, state_of
+from appliance.cli.options import (
+    data_directory,
+    data_option,
+    exporter_option,
+    format_options,
+    state_of,
+)
 
 if TYPE_CHECKING:
     from appliance.state import LedgerView
 
 
 @click.command()
-@click.option("--exporter", metavar="ADDRESS", help="Only this exporter.")
+@exporter_option
 @click.option("--all", "everything", is_flag=True, help="Columns that are all zero, too.")
 @format_options
 @data_option
@@ -37,6 +44,8 @@ def ledger(
       tandem ledger --exporter 192.0.2.1 --all
       tandem ledger --json
     """
+    import pyarrow as pa
+
     from appliance.cli.render import remark, write
 
     with state_of(data_directory(data_dir, config_file), config_file) as state:
@@ -46,19 +55,28 @@ def ledger(
         import pyarrow.compute as pc
 
         table = table.filter(pc.equal(table["exporter"], exporter))
+    # by number, not by text
+    order = sorted(range(table.num_rows), key=[_key(row) for row in table.to_pylist()].__getitem__)
+    table = table.take(pa.array(order, pa.int64()))
     if shape is not None:
         write(table, shape)
     elif not table.num_rows:
-        remark("nothing was received yet")
+        remark(f"nothing was received {f'from {exporter} ' if exporter else ''}yet")
     else:
         _table(table.to_pylist(), everything)
     imbalances = view.imbalances()
-    if shape is None:
+    if shape is None and table.num_rows:
         _remarks(view, imbalances)
     for imbalance in imbalances:
         remark(f"! {imbalance}")
     if imbalances:
         sys.exit(1)
+
+
+def _key(row: dict[str, Any]) -> tuple[int, int, str, int]:
+    """What rows are ordered by: addresses as numbers, IPv4 first."""
+    address = ip_address(row["exporter"])
+    return address.version, int(address), row["protocol"], row["domain"]
 
 
 _TITLES = {
@@ -76,6 +94,7 @@ _TITLES = {
 
 def _table(rows: list[dict[str, Any]], everything: bool) -> None:
     from appliance.cli.render import grid
+    from appliance.cli.text import protocol_text
     from appliance.ledger.counters import COUNTERS
     from appliance.ledger.ledger import KEYS
 
@@ -93,7 +112,15 @@ def _table(rows: list[dict[str, Any]], everything: bool) -> None:
     ]
     grid(
         [*KEYS, *titles],
-        ([*(str(row[k]) for k in KEYS), *(f"{row[n]:,}" for n in names)] for row in rows),
+        (
+            [
+                row["exporter"],
+                protocol_text(row["protocol"]),
+                str(row["domain"]),
+                *(f"{row[n]:,}" for n in names),
+            ]
+            for row in rows
+        ),
         right=set(titles),
     )
 

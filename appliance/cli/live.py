@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from appliance.cli.figures import Figures, Look
-from appliance.cli.text import moment, short, shown
+from appliance.cli.text import moment, protocol_text, short, shown
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -128,7 +128,7 @@ def _senders(look: Look) -> RenderableType:
     for sender in ordered[:ROWS]:
         table.add_row(
             sender.address,
-            " ".join(sorted(sender.protocols)),
+            ", ".join(map(protocol_text, sorted(sender.protocols))),
             short(sender.datagrams_rate),
             short(sender.records_rate),
             short(sender.records),

@@ -70,9 +70,41 @@ def time_options(last: str) -> Callable[[F], F]:
     )
 
 
+def _shape(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+    """Say what the command's ``shape`` is: ``json``, ``csv``, or None for a table."""
+    chosen = ctx.params.setdefault("shape", None)
+    if value and chosen:
+        raise click.UsageError("--json and --csv exclude each other", ctx)
+    if value:
+        ctx.params["shape"] = parameter.name
+
+
 format_options = _all(
-    click.option("--json", "shape", flag_value="json", help="One JSON object a line."),
-    click.option("--csv", "shape", flag_value="csv", help="CSV with a header."),
+    click.option(
+        "--json", is_flag=True, expose_value=False, callback=_shape, help="One JSON object a line."
+    ),
+    click.option(
+        "--csv", is_flag=True, expose_value=False, callback=_shape, help="CSV with a header."
+    ),
+)
+
+
+def _address(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """The text of an address as results have it."""
+    if value is None:
+        return None
+    from ipaddress import ip_address
+
+    try:
+        found = ip_address(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not an IP address", ctx, parameter) from None
+    mapped = found.ipv4_mapped if found.version == 6 else None
+    return str(mapped or found)
+
+
+exporter_option = click.option(
+    "--exporter", metavar="ADDRESS", callback=_address, help="Only this exporter."
 )
 
 sampling_option = click.option(

@@ -9,11 +9,11 @@ from typing import Any
 
 import click
 
-from appliance.cli.options import data_directory, data_option, state_of
+from appliance.cli.options import data_directory, data_option, exporter_option, state_of
 
 
 @click.command()
-@click.option("--exporter", metavar="ADDRESS", help="Only this exporter.")
+@exporter_option
 @click.option("--fields", is_flag=True, help="Also the fields of each.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @data_option
@@ -49,7 +49,7 @@ def templates(
 
 
 def _cells(template: dict[str, Any], fields: bool, now: int) -> list[str]:
-    from appliance.cli.text import ago
+    from appliance.cli.text import ago, protocol_text
 
     def since(ns: int) -> str:
         return f"{ago(ns, now)} ago" if ns else "never"
@@ -60,7 +60,7 @@ def _cells(template: dict[str, Any], fields: bool, now: int) -> list[str]:
     ]
     return [
         template["exporter"],
-        template["protocol"],
+        protocol_text(template["protocol"]),
         str(template["domain"]),
         str(template["id"]),
         "options" if template["options"] else "data",

@@ -18,6 +18,13 @@ _EXPORT = {
     ExportProtocol.SFLOW_V5: "sFlow v5",
 }
 
+
+def protocol_text(name: str) -> str:
+    """The export protocol that the ledger calls ``name``: NETFLOW_V9 → NetFlow v9."""
+    known = ExportProtocol.__members__.get(name)
+    return _EXPORT[known] if known in _EXPORT else name.lower()
+
+
 HEADINGS = {
     "received_ns": "received (UTC)",
     "time_ns": "time (UTC)",

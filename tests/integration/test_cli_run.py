@@ -134,7 +134,7 @@ def test_a_terminal_gets_a_live_view(config):
         if not sent and b"Point an exporter" in seen:
             send(config, 5)
             sent = True
-        if not asked and b"NETFLOW_V5" in seen and b"10.0.0.1" in seen:
+        if not asked and b"NetFlow v5" in seen and b"10.0.0.1" in seen:
             os.write(terminal, b"\x03")
             asked = True
     if not asked:

@@ -16,6 +16,8 @@ from click.testing import CliRunner
 
 from appliance.cli.lazy import SECTIONS
 from appliance.cli.main import tandem
+from tests.builders import v5, v5_record
+from tests.unit.node_samples import write_shard
 from tests.unit.query_samples import SECOND, T0, record, rows, store
 
 ALL = [name for section in SECTIONS.values() for name in section]
@@ -159,6 +161,9 @@ def test_control_characters_of_exporters_do_not_reach_the_terminal(tmp_path):
         (["series", "--step", "x"], 2, "'x' is not a duration"),
         (["flows", "--after", "x"], 1, "no token of a page"),
         (["sql", "drop table flows"], 1, "only SELECT"),
+        (["top", "--json", "--csv"], 2, "exclude each other"),
+        (["ledger", "--exporter", "core1"], 2, "'core1' is not an IP address"),
+        (["templates", "--exporter", "core1"], 2, "'core1' is not an IP address"),
         (["tpo"], 2, "Did you mean 'top'?"),
         (["top", "--nonsense"], 2, "No such option"),
     ],
@@ -169,6 +174,18 @@ def test_errors_say_what_is_wrong_without_a_traceback(data, args, status, says):
     assert says in found.stderr
     assert "Traceback" not in found.stderr
     assert not found.stdout
+
+
+def test_the_ledger_is_in_the_order_of_addresses_and_of_one_exporter(tmp_path):
+    for k, exporter in enumerate(("10.0.0.10", "10.0.0.9", "2001:db8::1")):
+        write_shard(tmp_path, k, [(exporter, v5([v5_record()]))])
+    lines = ask(tmp_path, "ledger").stdout.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == ["10.0.0.9", "10.0.0.10", "2001:db8::1"]
+    assert "NetFlow v5" in lines[1]
+    found = ask(tmp_path, "ledger", "--exporter", "::ffff:10.0.0.9", "--json")
+    assert [json.loads(line)["exporter"] for line in found.stdout.splitlines()] == ["10.0.0.9"]
+    found = ask(tmp_path, "ledger", "--exporter", "10.0.0.11")
+    assert found.stderr == "nothing was received from 10.0.0.11 yet\n"
 
 
 def test_no_data_is_explained(tmp_path):

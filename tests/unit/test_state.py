@@ -8,6 +8,7 @@ from appliance.decode.decoder import Decoder
 from appliance.decode.elements import Registry
 from appliance.state import StateError, StateReader
 from appliance.store import retired
+from appliance.store.checkpoint import Checkpoint
 from appliance.store.retired import Reason, Retired
 from tests.builders import template_set, v5, v5_record, v9
 from tests.unit.node_samples import save, write_shard
@@ -36,6 +37,9 @@ def test_the_ledgers_of_all_shards_are_one(tmp_path: Path) -> None:
     assert rows["10.0.0.1", "NETFLOW_V9", 7]["datagrams_decoded"] == 1
     assert rows["10.0.0.2", "UNKNOWN", 0]["datagrams_unknown_version"] == 1
     assert view.torn == 2
+    points = [Checkpoint.decode(p.read_bytes()) for p in tmp_path.glob("shards/*/checkpoint")]
+    # a shard to which nothing comes writes no checkpoint, and does not make the ledger old
+    assert view.updated_ns == max(point.updated_ns for point in points)
     assert view.imbalances() == []
 
 
