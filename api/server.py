@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 
 import uvicorn
@@ -21,8 +22,10 @@ def bind(config: Config) -> socket.socket:
     try:
         return socket.create_server((address, port), family=family, backlog=256)
     except OSError as error:
+        # create_server adds the address to strerror, which is named already
+        reason = os.strerror(error.errno) if error.errno else str(error)
         raise CannotListen(
-            f"the API cannot listen on {address} port {port}: {error.strerror}; "
+            f"the API cannot listen on {address} port {port}: {reason}; "
             "set api.address and api.port to what is free here"
         ) from None
 

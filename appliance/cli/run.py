@@ -41,12 +41,7 @@ def run(data_dir: Path | None, config_file: Path | None, no_api: bool) -> None:
     config = load_config(config_file)
     if data_dir is not None:
         config = config.model_copy(update={"data_dir": data_dir.absolute()})
-    try:
-        config.data_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Failure(
-            f"{config.data_dir} cannot be made: {error.strerror}; choose another --data-dir"
-        ) from None
+    _claim(config.data_dir)
     children = Children(capture=sys.stdout.isatty())
     signal.signal(signal.SIGTERM, _interrupt)
     status = 0
@@ -65,9 +60,37 @@ def run(data_dir: Path | None, config_file: Path | None, no_api: bool) -> None:
         for message in children.messages():
             click.echo(message)
     if status:
-        ended = ", ".join(f"the {name} ended ({code})" for name, code in children.ended().items())
+        ended = ", ".join(f"the {name} ended ({_how(s)})" for name, s in children.ended().items())
         raise Failure(f"{ended}: see the messages above")
     click.echo(f"stopped; `tandem top --data-dir {config.data_dir}` still answers")
+
+
+def _claim(data_dir: Path) -> None:
+    """Make the directory; Failure where this user cannot use it, or another collector does."""
+    from appliance.children import only_one
+    from appliance.receive.sockets import ListenError
+
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Failure(
+            f"{data_dir} cannot be made: {error.strerror}; choose another --data-dir"
+        ) from None
+    try:
+        with only_one(data_dir):
+            pass  # the collector takes it itself; to know now is to say what is wrong first
+    except ListenError as error:
+        raise Failure(str(error)) from None
+    except OSError as error:
+        raise Failure(
+            f"{data_dir} may not be written by this user: {error.strerror}; "
+            "choose another --data-dir"
+        ) from None
+
+
+def _how(status: int) -> str:
+    """An exit status; negative: the signal that ended the process."""
+    return str(status) if status >= 0 else signal.Signals(-status).name
 
 
 def _interrupt(*_: object) -> None:
@@ -88,6 +111,9 @@ def _start(children: Children, config: Config, path: Path | None, no_api: bool) 
             return main(config, path)
         except ListenError as error:
             sys.stderr.write(f"tandem: {error}\n")
+            return 1
+        except OSError as error:
+            sys.stderr.write(f"the collector cannot run with {config.data_dir}: {error}\n")
             return 1
 
     if no_api:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance.children import only_one
 from tests.integration.harness import RECORDS, datagram, free_port, wait_for
 
 TANDEM = [sys.executable, "-m", "appliance.cli"]
@@ -94,6 +95,35 @@ def test_a_port_that_is_taken_is_explained_and_nothing_stays_behind(config):
     assert "in use" in found.stderr
     assert "the collector ended (1)" in found.stderr
     assert "Traceback" not in found.stderr
+
+
+def test_a_data_directory_that_is_taken_is_named_before_any_port(config):
+    (config.parent / "data").mkdir()
+    with only_one(config.parent / "data"):
+        found = subprocess.run([*TANDEM, "run", "--config", str(config)], text=True,
+                               capture_output=True, timeout=60, check=False)  # fmt: skip
+    assert found.returncode == 1
+    assert "another collector uses" in found.stderr
+    assert "port" not in found.stderr
+
+
+def test_a_data_directory_that_may_not_be_written_is_named(config):
+    # root may write everything; nobody may open a directory as a file
+    (config.parent / "data" / "lock").mkdir(parents=True)
+    found = subprocess.run([*TANDEM, "run", "--config", str(config)], text=True,
+                           capture_output=True, timeout=60, check=False)  # fmt: skip
+    assert found.returncode == 1
+    assert "may not be written by this user" in found.stderr
+    assert "Traceback" not in found.stderr
+
+
+def test_the_port_of_the_api_that_is_taken_is_named_once(config):
+    port = number(config, "api")
+    with socket.create_server(("127.0.0.1", port)):
+        found = subprocess.run([*TANDEM, "run", "--config", str(config)], text=True,
+                               capture_output=True, timeout=60, check=False)  # fmt: skip
+    assert found.returncode == 1
+    assert f"127.0.0.1 port {port}: Address already in use; set api" in found.stderr
 
 
 def test_the_parts_end_when_the_command_is_killed(config, tmp_path):
