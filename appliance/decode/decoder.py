@@ -131,18 +131,29 @@ class Decoder:
         return table.revision + self.options.revision + len(self.sources.sources)
 
     def decode(self, batch: DatagramBatch, now_ns: int) -> Decoded:
-        """Decode ``batch``; ``now_ns`` dates templates and ends what was held for too long."""
-        ctx = DecodeContext.of(batch, self.sources.exporters(batch.address))
-        groups = self._by_version(ctx)
-        for version, decode in _FIXED.items():
-            if len(index := groups[version]):
-                decode(ctx, index, self.sources)
-        if len(index := groups[ExportProtocol.SFLOW_V5]):
-            sflow.decode(ctx, index, self.sources)
-        released = self._templates.decode(
-            ctx, groups[ExportProtocol.NETFLOW_V9], groups[ExportProtocol.IPFIX], now_ns
-        )
-        return self._finish(ctx, released)
+        """Decode ``batch``; ``now_ns`` dates templates and ends what was held for too long.
+
+        Should it raise, which no input should make it do, then the state is as before.
+        """
+        try:
+            ctx = DecodeContext.of(batch, self.sources.exporters(batch.address))
+            groups = self._by_version(ctx)
+            for version, decode in _FIXED.items():
+                if len(index := groups[version]):
+                    decode(ctx, index, self.sources)
+            if len(index := groups[ExportProtocol.SFLOW_V5]):
+                sflow.decode(ctx, index, self.sources)
+            released = self._templates.decode(
+                ctx, groups[ExportProtocol.NETFLOW_V9], groups[ExportProtocol.IPFIX], now_ns
+            )
+            decoded = self._finish(ctx, released)
+        except BaseException:
+            self._templates.undo()
+            raise
+        self._templates.commit(ctx, released, now_ns)
+        hold = self._templates.hold
+        decoded.expired, decoded.evicted, decoded.released = hold.take_counts()
+        return decoded
 
     def undecodable(self, batch: DatagramBatch) -> Decoded:
         """What :meth:`decode` gives for datagrams that cannot be decoded at all."""
@@ -237,7 +248,6 @@ class Decoder:
             counts = np.bincount(released.source, released.records).astype(np.int64)
             decoded.released_records = {s: int(counts[s]) for s in np.flatnonzero(counts).tolist()}
         self._rows(decoded, ctx, held=False)
-        decoded.expired, decoded.evicted, decoded.released = self._templates.hold.take_counts()
         return decoded
 
     def _rows(self, decoded: Decoded, ctx: DecodeContext, held: bool) -> None:

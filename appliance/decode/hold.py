@@ -11,11 +11,9 @@ import json
 import struct
 import zlib
 from collections import Counter, OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, NamedTuple
 
 from appliance.decode.context import Status
 from appliance.decode.limits import Limits
@@ -48,6 +46,14 @@ class HeldDatagram:
         return 200 + len(self.header) + sum(len(s) for s in self.sets.values())
 
 
+class Found(NamedTuple):
+    """Sets of a held datagram that can be decoded now."""
+
+    number: int
+    held: HeldDatagram
+    sets: dict[int, bytes]
+
+
 @dataclass(slots=True)
 class HoldQueue:
     """All held datagrams, oldest first; found by the key of the template that they wait for."""
@@ -66,8 +72,6 @@ class HoldQueue:
     _of_exporter: dict[int, OrderedDict[int, None]] = field(default_factory=dict)
     _exporter_bytes: dict[int, int] = field(default_factory=dict)
     _next: int = 0
-    _fresh: list[tuple[int, HeldDatagram]] = field(default_factory=list)
-    """What this batch has added, with its number in the batch."""
     _changed: set[int] = field(default_factory=set)
     """In no frame yet, or changed since."""
     _framed: set[int] = field(default_factory=set)
@@ -78,16 +82,13 @@ class HoldQueue:
     def __len__(self) -> int:
         return len(self._held)
 
-    def add(self, held: HeldDatagram, datagram: int = -1) -> None:
+    def add(self, held: HeldDatagram) -> None:
         """Keep ``held``, unless its exporter has as much as it may; the oldest of all make room.
 
         Of one exporter it is the new one that goes, so that one without templates does not keep
-        this node busy with storing what it is about to lose. ``datagram``: its number in the batch,
-        for :meth:`settle`.
+        this node busy with storing what it is about to lose.
         """
         size = held.size
-        if datagram >= 0:
-            self._fresh.append((datagram, held))
         limits = self.limits
         mine = self._exporter_bytes.get(held.exporter, 0)
         if mine + size > limits.held_bytes_per_exporter or size > limits.held_bytes:
@@ -111,8 +112,8 @@ class HoldQueue:
         """Whether anything waits for template ``key``."""
         return key in self._waiting
 
-    def resolve(self, keys: list[int]) -> list[tuple[HeldDatagram, dict[int, bytes]]]:
-        """Take out the sets whose templates ``keys`` have come, oldest datagram first."""
+    def find(self, keys: list[int]) -> list[Found]:
+        """The sets whose templates ``keys`` have come, oldest datagram first; they stay here."""
         numbers: set[int] = set()
         for key in keys:
             numbers |= self._waiting.get(key, set())
@@ -120,19 +121,23 @@ class HoldQueue:
         found = []
         for number in sorted(numbers):
             held = self._held[number]
-            size = held.size
             sets = {key: data for key, data in held.sets.items() if key in wanted}
+            found.append(Found(number, held, sets))
+        return found
+
+    def take(self, found: Iterable[Found]) -> None:
+        """Take out what :meth:`find` gave."""
+        for number, held, sets in found:
+            size = held.size
             for key in sets:
                 del held.sets[key]
                 self._stop_waiting(key, number)
-            found.append((held, sets))
             if held.sets:
                 self._account(held, held.size - size)
                 self._changed.add(number)
             else:
                 self._drop(number, size)
                 self.released.append(held)
-        return found
 
     def expire(self, now_ns: int) -> None:
         """Give up what has waited for too long."""
@@ -142,16 +147,6 @@ class HoldQueue:
             if held.received_ns > before:
                 break
             self._give_up(number, self.expired)
-
-    def settle(self, status: NDArray[np.uint8] | None) -> None:
-        """The batch is decoded, and its datagrams have their ``status`` for good.
-
-        None: what was added has another disposition already, having been held before, or being of
-        a batch that failed.
-        """
-        for datagram, held in self._fresh:
-            held.counted = status is not None and bool(status[datagram] == Status.HELD)
-        self._fresh.clear()
 
     def take_counts(self) -> tuple[dict[int, int], dict[int, int], dict[tuple[int, Status], int]]:
         """Expired and evicted datagrams by source, released ones by source and status, since the

@@ -33,7 +33,7 @@ def test_the_frames_of_a_queue_give_the_queue_whatever_came_and_went(seed: int) 
             keys = chance.sample(range(1, 30), chance.randint(1, 3))
             queue.add(held(now, chance.randint(1, 6), keys))
         elif action < 0.9:
-            queue.resolve([chance.randint(1, 30)])
+            queue.take(queue.find([chance.randint(1, 30)]))
         else:
             queue.expire(now + chance.randint(0, 900))
         if chance.random() < 0.2:

@@ -15,6 +15,9 @@ from typing import Any
 import pytest
 
 from appliance.config import Config
+from appliance.decode import Decoder
+from appliance.decode.context import DecodeContext
+from appliance.decode.netflow import TemplateDecoder
 from appliance.journal.block import Block
 from appliance.shard import Shard
 from tests import builders as b
@@ -341,6 +344,49 @@ def test_a_block_missing_in_the_journal_is_a_loss_with_a_name(tmp_path: Path) ->
     assert shard.report()["torn"] == 64
     assert shard.report()["balanced"]
     let_go(shard)
+
+
+POISON = b.ipfix([], domain=666) + b"poison"
+POISONER = "198.51.100.66"
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [(TemplateDecoder, "_walk"), (TemplateDecoder, "decode"), (Decoder, "_finish")],
+)
+def test_a_datagram_that_breaks_the_decoder_costs_only_itself(
+    tmp_path: Path, owner: type, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it breaks before, amid, or after the changes to templates and held datagrams."""
+    begin, *others = traffic()
+    rest: Batch = [item for batch in others for item in batch]
+    calm = open_shard(config_of(tmp_path / "calm"))
+    run(calm, [begin, rest])
+    expected = ledger(calm)
+    let_go(calm)
+    original = getattr(owner, name)
+
+    def broken(self: object, ctx: DecodeContext, *args: Any) -> Any:
+        result = original(self, ctx, *args)
+        poisoned = any(ctx.batch.payload(i) == POISON for i in range(len(ctx.batch)))
+        if poisoned and not any("refused" in error.detail for error in ctx.errors):
+            raise ZeroDivisionError
+        return result
+
+    monkeypatch.setattr(owner, name, broken)
+    for position in range(len(rest) + 1):
+        config = config_of(tmp_path / str(position))
+        shard = open_shard(config)
+        run(shard, [begin, [*rest[:position], (POISONER, [POISON]), *rest[position:]]])
+        assert numbers(config) == NUMBERS
+        found = {(row["exporter"], row["protocol"], row["domain"]): row for row in ledger(shard)}
+        (row,) = (found.pop(key) for key in list(found) if key[0] == POISONER)
+        assert found == {(row["exporter"], row["protocol"], row["domain"]): row for row in expected}
+        assert row["datagrams_received"] == row["datagrams_malformed_header"] == 1
+        assert shard.report()["balanced"]
+        kept = list((shard.directory / "undecodable").iterdir())
+        assert [path.read_bytes() for path in kept] == [POISON]
+        let_go(shard)
 
 
 @pytest.mark.parametrize("fail", [disk_full, input_output_error])

@@ -18,7 +18,7 @@ from appliance.batch import DatagramBatch
 from appliance.columns import Column, Columns
 from appliance.decode.context import DecodeContext, Status
 from appliance.decode.elements import Registry
-from appliance.decode.hold import HeldDatagram, HoldQueue
+from appliance.decode.hold import Found, HeldDatagram, HoldQueue
 from appliance.decode.limits import Limits
 from appliance.decode.netflow.definitions import TemplateReader
 from appliance.decode.netflow.describe import describe
@@ -67,6 +67,10 @@ class TemplateDecoder:
     table: TemplateTable = field(init=False)
     hold: HoldQueue = field(init=False)
     _reader: TemplateReader = field(init=False)
+    _fresh: list[tuple[int, HeldDatagram]] = field(default_factory=list)
+    """What has to wait from this batch on, with its number in the batch; -1: it had waited."""
+    _found: list[Found] = field(default_factory=list)
+    """What waits no more with this batch."""
 
     def __post_init__(self) -> None:
         self.table = TemplateTable(self.limits)
@@ -76,24 +80,39 @@ class TemplateDecoder:
     def decode(self, ctx: DecodeContext, v9: I64, ipfix: I64, now_ns: int) -> DecodeContext | None:
         """Decode the NetFlow v9 datagrams ``v9`` and the IPFIX messages ``ipfix``.
 
-        Returns the context of held datagrams whose templates have come with this batch.
+        Returns the context of held datagrams whose templates have come with this batch. What this
+        changes is for good with :meth:`commit`, or taken back by :meth:`undo`.
         """
-        self.hold.settle(None)
         parts = []
-        try:
-            for dialect, index in ((V9, v9), (IPFIX, ipfix)):
-                if len(index):
-                    part = self._walk(ctx, dialect, index)
-                    self._templates(ctx, part, now_ns)
-                    parts.append(part)
-            released = self._release(now_ns)
-            self.hold.expire(now_ns)
-            for part in parts:
-                self._data(ctx, part, part.sets.order, now_ns)
-            self.hold.settle(ctx.status)
-        finally:
-            self.table.end_batch()
+        for dialect, index in ((V9, v9), (IPFIX, ipfix)):
+            if len(index):
+                part = self._walk(ctx, dialect, index)
+                self._templates(ctx, part, now_ns)
+                parts.append(part)
+        released = self._release(now_ns)
+        for part in parts:
+            self._data(ctx, part, part.sets.order, now_ns)
         return released
+
+    def commit(self, ctx: DecodeContext, released: DecodeContext | None, now_ns: int) -> None:
+        """The batch ``ctx`` is decoded, and its datagrams have their status for good."""
+        if released is not None:
+            for (_, held, _), status in zip(self._found, released.status.tolist(), strict=True):
+                if status > Status.HELD:
+                    held.status = max(held.status, Status(status))
+        self.hold.take(self._found)
+        self.hold.expire(now_ns)
+        for datagram, held in self._fresh:
+            # what has waited before, or is refused for another reason, has its disposition
+            held.counted = datagram >= 0 and bool(ctx.status[datagram] == Status.HELD)
+            self.hold.add(held)
+        self._found, self._fresh = [], []
+        self.table.end_batch()
+
+    def undo(self) -> None:
+        """The batch could not be decoded: all is as before."""
+        self._found, self._fresh = [], []
+        self.table.undo()
 
     def end_session(self, session: int) -> None:
         """A TCP session has ended, and its templates with it."""
@@ -249,19 +268,17 @@ class TemplateDecoder:
         for number, body in zip(ids, bodies, strict=True):
             key = scope << 16 | number
             sets[key] = sets.get(key, b"") + body
-        self.hold.add(
-            HeldDatagram(
-                int(source[0]),
-                int(ctx.exporter[datagram]),
-                int(ctx.batch.received_ns[datagram]),
-                ctx.batch.address[datagram].tobytes(),
-                int(ctx.batch.port[datagram]),
-                header,
-                sets,
-                int(session[0]),
-            ),
-            datagram,
+        held = HeldDatagram(
+            int(source[0]),
+            int(ctx.exporter[datagram]),
+            int(ctx.batch.received_ns[datagram]),
+            ctx.batch.address[datagram].tobytes(),
+            int(ctx.batch.port[datagram]),
+            header,
+            sets,
+            int(session[0]),
         )
+        self._fresh.append((datagram, held))
 
     def _release(self, now_ns: int) -> DecodeContext | None:
         """Decode the held sets whose templates this batch has brought."""
@@ -272,9 +289,9 @@ class TemplateDecoder:
         ]
         if not keys:
             return None
-        found = self.hold.resolve(keys)
+        found = self._found = self.hold.find(keys)
         payloads = []
-        for held, sets in found:
+        for _, held, sets in found:
             body = b"".join(sets.values())
             header = held.header
             if len(header) == IPFIX.header:
@@ -282,22 +299,20 @@ class TemplateDecoder:
             payloads.append(header + body)
         batch = DatagramBatch.from_payloads(
             payloads,
-            [held.address for held, _ in found],
-            [held.received_ns for held, _ in found],
-            [held.port for held, _ in found],
-            [held.session for held, _ in found],
+            [held.address for _, held, _ in found],
+            [held.received_ns for _, held, _ in found],
+            [held.port for _, held, _ in found],
+            [held.session for _, held, _ in found],
         )
-        ctx = DecodeContext.of(batch, np.asarray([held.exporter for held, _ in found], np.int64))
-        is_v9 = np.asarray([len(held.header) == V9.header for held, _ in found])
+        exporter = np.asarray([held.exporter for _, held, _ in found], np.int64)
+        ctx = DecodeContext.of(batch, exporter)
+        is_v9 = np.asarray([len(held.header) == V9.header for _, held, _ in found])
         for dialect, index in ((V9, np.flatnonzero(is_v9)), (IPFIX, np.flatnonzero(~is_v9))):
             if len(index):
                 part = self._walk(ctx, dialect, index)
                 # all that was held is older than this batch
                 self._data(ctx, part, np.full(len(part.sets), -1), now_ns)
-        for (held, _), status in zip(found, ctx.status.tolist(), strict=True):
-            if status > Status.HELD:
-                held.status = max(held.status, Status(status))
-        self.hold.settle(None)
+        self._fresh = [(-1, held) for _, held in self._fresh]
         return ctx
 
     def dump(self) -> dict[str, Any]:

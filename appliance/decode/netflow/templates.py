@@ -40,6 +40,7 @@ class Change:
     order: int
     before: int
     after: int
+    exporter: int
 
 
 @dataclass(slots=True)
@@ -119,7 +120,7 @@ class TemplateTable:
             self.layouts.hold(layout)
             arrays["layout"][slot] = layout
             arrays["defined_ns"][slot] = now_ns
-            self._changed(key, order, before, layout)
+            self._changed(key, order, before, layout, exporter)
         return slot
 
     def refresh(self, slots: NDArray[np.int64], now_ns: int) -> None:
@@ -131,8 +132,9 @@ class TemplateTable:
         slot = self._slots.get(key)
         if slot is not None:
             before = int(self._arrays["layout"][slot])
+            exporter = int(self._arrays["exporter"][slot])
             self._remove(slot)
-            self._changed(key, order, before, -1)
+            self._changed(key, order, before, -1, exporter)
 
     def withdraw_all(self, scope: int, exporter: int, options: bool, order: int) -> None:
         """Withdraw all templates, or all options templates, of a scope."""
@@ -184,10 +186,28 @@ class TemplateTable:
             self.layouts.drop(layout)
         self._dropped.clear()
 
-    def _changed(self, key: int, order: int, before: int, after: int) -> None:
+    def undo(self) -> None:
+        """Take back the changes of this batch: it could not be decoded, and will come again."""
+        for key, changes in self.changes.items():
+            if changes[0].before < 0 and key in self._slots:
+                self._remove(self._slots[key])
+        self._dropped = []
+        for key, changes in self.changes.items():
+            if changes[0].before >= 0:
+                slot = self._slots.get(key)
+                if slot is None:
+                    slot = self._new_slot(key, changes[0].exporter, -1)
+                self._arrays["layout"][slot] = changes[0].before
+            self._dropped += [c.after for c in changes if c.after >= 0]
+            # whatever remembers the generations in between must not believe in them
+            self.generation[key >> 16] = self.generation.get(key >> 16, 0) + 1
+            self.revision += 1
+        self.end_batch()
+
+    def _changed(self, key: int, order: int, before: int, after: int, exporter: int) -> None:
         if before >= 0:
             self._dropped.append(before)
-        self.changes.setdefault(key, []).append(Change(order, before, after))
+        self.changes.setdefault(key, []).append(Change(order, before, after, exporter))
         self.revision += 1
         scope = key >> 16
         self.generation[scope] = self.generation.get(scope, 0) + 1
@@ -225,7 +245,7 @@ class TemplateTable:
             self.evicted[exporter] = self.evicted.get(exporter, 0) + 1
             key, before = int(arrays["key"][slot]), int(arrays["layout"][slot])
             self._remove(slot)
-            self._changed(key, order, before, -1)
+            self._changed(key, order, before, -1, exporter)
 
     def _remove(self, slot: int) -> None:
         """Free ``slot``; the caller notes the change."""
