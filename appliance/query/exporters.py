@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from appliance.query.engine import EVER, Engine, Window
-from appliance.query.select import SAMPLING, Result, select, stored_span
+from appliance.query.select import SAMPLING, Result, known_span, select
 from appliance.query.terms import SAMPLING_KNOWN
 from appliance.query.traffic import SECOND
 
@@ -25,7 +25,7 @@ def exporters(
     selection = select(engine, filter, window, discards=True)
     selection.need(["exporter", "export_protocol", "observation_domain", "bytes", "packets"])
     selection.need(SAMPLING)
-    since, until = stored_span(engine, window)
+    since, until = known_span(engine, window)
     seconds = max(until - since, SECOND) / SECOND
     table = selection.fetch(
         f"""SELECT exporter, export_protocol, observation_domain, min(received_ns) AS first_ns,

@@ -259,6 +259,15 @@ def stored_span(
     return since, max(until, since)
 
 
+def known_span(engine: Engine, window: Window) -> tuple[int, int]:
+    """As :func:`stored_span`, but no earlier than the first flow record that is stored: of the time
+    before, nobody knows that there was no traffic, and a rate must not be diluted with it.
+    """
+    since, until = stored_span(engine, window)
+    first, _ = stored_span(engine, Window(None, until))
+    return (max(since, first) if first < until else since), until
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """Rows, and what has to be said about them."""

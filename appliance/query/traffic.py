@@ -14,6 +14,7 @@ from appliance.query.select import (
     Result,
     bounded,
     keys,
+    known_span,
     networks,
     select,
     stored_span,
@@ -37,8 +38,8 @@ def top(
 ) -> Result:
     """The ``limit`` groups with the largest ``metric``.
 
-    Columns: the keys, ``bytes``, ``packets``, ``flows``, ``bps``, ``pps`` (over the window; without
-    bounds, over the time of all that is stored), ``share`` (of the metric's total, 0 to 1) and
+    Columns: the keys, ``bytes``, ``packets``, ``flows``, ``bps``, ``pps`` (over the window, from
+    the first stored record on), ``share`` (of the metric's total, 0 to 1) and
     ``unknown`` (flows of the group with unknown sampling).
     """
     _check(metric, limit)
@@ -63,7 +64,7 @@ def top(
             FROM g, t ORDER BY g.{column} DESC, {_order(grouped)} LIMIT {limit}"""
     )
     total = _total(table)
-    since, until = stored_span(engine, window)
+    since, until = known_span(engine, window)
     seconds = max(until - since, SECOND) / SECOND
     rates = {
         "bps": [float(v) * 8 / seconds for v in table["bytes"].to_pylist()],

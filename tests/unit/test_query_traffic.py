@@ -67,6 +67,15 @@ def test_rates_and_shares_are_of_the_whole_window_and_the_whole_selection(engine
     assert row["share"] == pytest.approx(100_007 / 105_026)
 
 
+def test_rates_do_not_count_the_time_before_anything_was_stored(engine):
+    hour = Window(T0 - 3540 * SECOND, T0 + 60 * SECOND)
+    found = top(engine, ["src"], window=hour, limit=1)
+    assert found.table["bps"].to_pylist() == [pytest.approx(100_007 * 8 / 60)]
+    assert (found.since_ns, found.until_ns) == (T0, T0 + 60 * SECOND)
+    before = Window(T0 - 120 * SECOND, T0 - 60 * SECOND)
+    assert top(engine, ["src"], window=before).since_ns == T0 - 120 * SECOND
+
+
 def test_groups_can_be_networks_of_both_families(engine):
     found = top(engine, ["src/24/32"], window=MINUTE, metric="flows")
     by = {r["src_addr/24"]: r["flows"] for r in found.table.to_pylist()}
