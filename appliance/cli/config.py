@@ -20,7 +20,9 @@ def config() -> None:
 @config.command()
 @click.argument("file", type=click.Path(path_type=Path))
 def check(file: Path) -> None:
-    """Say whether FILE can be used, or what is wrong, on which line, and what to do.
+    """Check FILE before it is used.
+
+    Says what it means, or what is wrong, on which line, and what to do.
 
     \b
     Examples:

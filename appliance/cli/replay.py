@@ -77,8 +77,9 @@ def replay(
     except KeyboardInterrupt:
         click.echo("ended by the user", err=True)
         status = 130
-    for line in summary(total):
-        click.echo(line, err=True)
+    if total.datagrams or total.skipped or not status:
+        for line in summary(total):
+            click.echo(line, err=True)
     sys.exit(status)
 
 

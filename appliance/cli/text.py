@@ -17,6 +17,7 @@ _EXPORT = {
     ExportProtocol.IPFIX: "IPFIX",
     ExportProtocol.SFLOW_V5: "sFlow v5",
 }
+_SOURCES = set(SamplingSource)
 
 
 def protocol_text(name: str) -> str:
@@ -112,6 +113,8 @@ def shown(name: str, value: Any, row: dict[str, Any]) -> str:
         return PROTOCOL_NAMES.get(value, str(value))
     if name == "tcp_flags":
         return flags_text(value)
+    if name == "sampling_source" and value in _SOURCES:
+        return SamplingSource(value).name.lower()
     if name == "export_protocol":
         return _EXPORT.get(value, str(value))
     return plain(value)

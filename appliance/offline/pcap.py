@@ -38,10 +38,14 @@ _INT64_MAX = (1 << 63) - 1
 
 
 class CaptureError(Exception):
-    """A capture file that cannot be read, or not further: names file, byte offset and remedy."""
+    """A capture file that cannot be read, or not further: names file, byte offset and remedy.
+
+    Offset 0 is not named: then it is the whole file that is of no use.
+    """
 
     def __init__(self, path: Path, offset: int, what: str, remedy: str) -> None:
-        super().__init__(f"{path}: at byte {offset}: {what}; {remedy}")
+        where = f"at byte {offset}: " if offset else ""
+        super().__init__(f"{path}: {where}{what}; {remedy}")
         self.path = path
         self.offset = offset
 

@@ -35,6 +35,8 @@ def test_a_sampling_rate_is_never_shown_without_its_source():
     for source in (0, None):
         assert shown("sampling_rate", 100, {"sampling_source": source}) == "unknown"
     assert shown("sampling_rate", None, {"sampling_source": 2}) == "unknown"
+    assert shown("sampling_source", 2, {}) == "options"
+    assert shown("sampling_source", 99, {}) == "99"
 
 
 def test_values_without_a_form_of_their_own():
