@@ -11,6 +11,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -181,7 +182,7 @@ class Engine:
                 _define(cursor, table, found, shape, rows)
             relation = cursor.sql(sql, params=parameters) if parameters else cursor.sql(sql)
             types = [str(t) for t in relation.types]
-            return present(relation.to_arrow_table(), types)
+            return present(_fetched(relation, cursor), types)
         except duckdb.InterruptException as error:
             raise QueryTimeoutError(
                 f"the query took longer than {self.seconds:g} s and was ended; "
@@ -230,6 +231,21 @@ def _schema(path: str) -> pa.Schema:
         return ds.dataset(path, format="parquet").schema
     with pa.memory_map(path) as source:
         return pa.ipc.open_file(source).schema
+
+
+def _fetched(relation: duckdb.DuckDBPyRelation, cursor: duckdb.DuckDBPyConnection) -> pa.Table:
+    """All rows. Ctrl-C ends the query: Python hears of signals in the main thread only, and not
+    while DuckDB is at work there.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return relation.to_arrow_table()
+    with ThreadPoolExecutor(1) as pool:
+        work = pool.submit(relation.to_arrow_table)
+        try:
+            return work.result()
+        except KeyboardInterrupt:
+            cursor.interrupt()
+            raise
 
 
 def _define(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import threading
 import uuid
 
@@ -107,6 +109,19 @@ def test_a_query_that_takes_too_long_is_ended(tmp_path):
             engine.execute("SELECT count(*) FROM range(1000000) a, range(1000000) b "
                            "WHERE a.range * b.range % 7 = 3")  # fmt: skip
         assert engine.execute("SELECT 1 AS one")["one"].to_pylist() == [1]
+
+
+def test_ctrl_c_ends_a_query(tmp_path, made):
+    store(tmp_path, made)
+    with Engine(tmp_path) as engine:
+        timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                sql(engine, "SELECT count(*) FROM range(10000000) a, range(10000000) b, flows")
+        finally:
+            timer.cancel()
+        assert sql(engine, "SELECT 1 AS n")["n"].to_pylist() == [1]
 
 
 def test_threads_share_an_engine(tmp_path, made):
