@@ -223,21 +223,25 @@ class Block:
         g = self.geometry
         self._mapped[:8] = bytes(8)
         self._point()  # a block that was recovered still has those of the process before
-        self.messages["length"] = EMPTY
-        self.messages["name_length"] = NAME_USED
-        self.messages["control_length"] = CONTROL_BYTES
-        self.messages["vector_length"] = 2
-        self.messages["flags"] = 0
-        self.vectors["length"][:, 0] = SLOT_BYTES
-        self.vectors["length"][:, 1] = AREA_BYTES - SLOT_BYTES
-        self.control["time_type"] = 0
-        self.control["drops_type"] = 0
-        self.sessions[:] = 0
+        self.restore(slice(None))
         self.number, self.first, self.count, self.capacity = number, first, 0, g.slots
         packed = _HEADER.pack(MAGIC, VERSION, g.slots, g.areas, 0, number, first, boot_id())
         header = packed + struct.pack("<I", zlib.crc32(packed))
         self._mapped[8 : len(header)] = header[8:]
         self._mapped[:8] = MAGIC
+
+    def restore(self, slots: int | slice) -> None:
+        """Make ``slots`` ready for datagrams: empty, and with all of the room that they have."""
+        self.messages["length"][slots] = EMPTY
+        self.messages["name_length"][slots] = NAME_USED
+        self.messages["control_length"][slots] = CONTROL_BYTES
+        self.messages["vector_length"][slots] = 2
+        self.messages["flags"][slots] = 0
+        self.vectors["length"][slots, 0] = SLOT_BYTES
+        self.vectors["length"][slots, 1] = AREA_BYTES - SLOT_BYTES
+        self.control["time_type"][slots] = 0
+        self.control["drops_type"][slots] = 0
+        self.sessions[slots] = 0
 
     @classmethod
     def open(cls, path: Path) -> tuple[Block, bool]:

@@ -8,9 +8,11 @@ journal has room.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import queue
+import resource
 import select
 import socket
 import threading
@@ -35,7 +37,13 @@ GATHER_RATE = 200_000
 BUFFERED_BYTES = 2304
 """What a datagram of Ethernet size takes of a receive buffer."""
 SESSION_IDLE_NS = 30 * 60 * 1_000_000_000
+"""Sessions end when they are quiet for so long."""
+SESSION_SILENT_NS = 2 * 60 * 1_000_000_000
+"""The same for those that have never sent a message: they keep others out."""
 MAX_SESSIONS = 4096
+ACCEPTED_AT_ONCE = 64
+SPARE_DESCRIPTORS = 256
+"""Files that the process may need open besides its sessions."""
 
 
 @dataclass(slots=True)
@@ -49,8 +57,6 @@ class Intake:
     bytes: int = 0
     kernel_dropped: int = 0
     """The kernel's count for the socket since it was made (SO_RXQ_OVFL), as last seen."""
-    dropped_before: int = 0
-    """That count when this process took the socket over."""
 
 
 @dataclass(slots=True)
@@ -89,6 +95,9 @@ class Receiver(threading.Thread):
         self._changes: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._wake_read, self._wake_write = os.pipe()
         self._stopping = False
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._max_sessions = max(min(MAX_SESSIONS, files - SPARE_DESCRIPTORS), 1)
+        self._expired_at = time.monotonic()
         self.stalls = 0
         """Times that no journal block was to be had; the kernel's buffer held the datagrams."""
         self.error: BaseException | None = None
@@ -181,7 +190,8 @@ class Receiver(threading.Thread):
             block = journal.open_block()
         except OSError as error:
             log.error("journal: %s", error)
-            if self._make_room is not None:
+            # stored flows go for nothing but space
+            if self._make_room is not None and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 self._make_room(journal.geometry.size)
             block = None
         if block is None:
@@ -200,8 +210,9 @@ class Receiver(threading.Thread):
             first, room = block.count, min(block.room(), left)
             taken = receive(fd, block.message_address(first), room)
             if taken:
-                journal.received(block, taken)
+                # first, for once the journal has them, the other thread may let the block go
                 self._count(intake, block, first, taken)
+                journal.received(block, taken)
                 left -= taken
             if taken < room:
                 break
@@ -217,20 +228,27 @@ class Receiver(threading.Thread):
             intake.kernel_dropped = int(last["drops"])
 
     def _accept(self, stream: StreamIntake) -> None:
-        while True:
-            s = tcp.accept(stream.sock, next(self._numbers), stream.proxy_protocol)
+        for _ in range(ACCEPTED_AT_ONCE):
+            try:
+                s = tcp.accept(stream.sock, next(self._numbers), stream.proxy_protocol)
+            except OSError as error:
+                log.error("%s: a connection has to wait: %s", stream.listener, error)
+                time.sleep(self._gather)
+                return
             if s is None:
                 return
-            if len(self.sessions) >= MAX_SESSIONS:
+            if len(self.sessions) >= self._max_sessions:
                 stream.sessions_refused += 1
                 s.sock.close()
                 continue
             self.sessions[s.fileno()] = (s, stream)
-            self._poller.register(s.fileno(), select.EPOLLIN | select.EPOLLRDHUP)
+            self._poller.register(s.fileno(), select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLPRI)
 
     def _stream(self, fd: int, events: int) -> bool:
         session, stream = self.sessions[fd]
         try:
+            if events & select.EPOLLPRI:
+                raise tcp.FramingError("urgent data is no part of IPFIX")
             for _ in range(64):
                 size = session.ready()
                 if not size:
@@ -246,7 +264,7 @@ class Receiver(threading.Thread):
                     stream.journal.received(block, taken)
                     stream.datagrams += taken
                     stream.bytes += size
-        except (EOFError, ConnectionError):
+        except (EOFError, OSError):  # also a time-out, when the exporter is gone
             self._end(fd)
         except tcp.FramingError as error:
             stream.framing_errors += 1
@@ -260,7 +278,11 @@ class Receiver(threading.Thread):
         stream.ended.append((stream.journal.position, session.number))
 
     def _expire_sessions(self) -> None:
-        if self.sessions:
-            horizon = time.monotonic_ns() - SESSION_IDLE_NS
-            for fd in [fd for fd, (s, _) in self.sessions.items() if s.last_ns < horizon]:
+        if time.monotonic() - self._expired_at < 1.0:
+            return
+        self._expired_at = time.monotonic()
+        now = time.monotonic_ns()
+        for fd, (session, _) in list(self.sessions.items()):
+            limit = SESSION_IDLE_NS if session.messages else SESSION_SILENT_NS
+            if now - session.last_ns > limit:
                 self._end(fd)

@@ -6,6 +6,7 @@ TCP data follow the same path as datagrams, and no partial message is ever in ou
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import ipaddress
 import itertools
@@ -81,6 +82,8 @@ class Session:
     last_ns: int = field(default_factory=time.monotonic_ns)
     messages: int = 0
     bytes: int = 0
+    _wanted: int = 1
+    """Bytes that must have come before the socket counts as readable."""
 
     def fileno(self) -> int:
         """For epoll."""
@@ -95,14 +98,14 @@ class Session:
             try:
                 head = self.sock.recv(MAX_PROXY_BYTES if self.proxied else 4, socket.MSG_PEEK)
             except BlockingIOError:
-                return 0
+                return self._wait_for(4)
             if not head:
                 raise EOFError
             if not self.proxied:
                 break
             length, address, port = parse_proxy(head)
             if not length:
-                return 0
+                return self._wait_for(len(head) + 1)
             self.sock.recv(length)
             self.proxied = False
             if address is not None:
@@ -110,17 +113,22 @@ class Session:
         if head[:2] != b"\0\x0a"[: len(head)]:
             raise FramingError("the stream is not IPFIX: a message must begin with version 10")
         if len(head) < 4:
-            return 0
+            return self._wait_for(4)
         size: int = struct.unpack_from(">H", head, 2)[0]
         if size < HEADER_BYTES:
             raise FramingError(f"IPFIX message length {size} is less than its header")
         waiting = struct.unpack("i", fcntl.ioctl(self.sock, termios.FIONREAD, b"\0\0\0\0"))[0]
         if waiting < size:
-            # wake us when the whole message is there, not for each segment of it
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
-            return 0
-        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+            return self._wait_for(size)
+        self._wait_for(4)  # what comes next may be shorter than what we had to wait for
         return size
+
+    def _wait_for(self, count: int) -> int:
+        """Be woken when ``count`` bytes are there, or the end; not for each segment. Gives 0."""
+        if count != self._wanted:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
+            self._wanted = count
+        return 0
 
     def read_into(self, block: Block, size: int) -> int:
         """Read one whole message of ``size`` bytes into the next slot of ``block``."""
@@ -140,7 +148,12 @@ class Session:
         block.vectors["length"][slot, 0] = min(size, SLOT_BYTES)
         block.vectors["length"][slot, 1] = max(size - SLOT_BYTES, 0)
         message["vector_length"] = 1 if size <= SLOT_BYTES else 2
-        taken = receive(self.fileno(), block.message_address(slot), 1)
+        taken = 0
+        try:
+            taken = receive(self.fileno(), block.message_address(slot), 1)
+        finally:
+            if not taken:
+                block.restore(slot)  # a datagram may come next
         self.messages += taken
         self.bytes += size * taken
         self.last_ns = time.monotonic_ns()
@@ -148,11 +161,16 @@ class Session:
 
 
 def accept(listener: socket.socket, number: int, proxy_protocol: bool) -> Session | None:
-    """The next connection as a session, or None when none waits."""
+    """The next connection as a session, or None when none waits.
+
+    OSError when this process or the machine has no room for one more (EMFILE, ENFILE, ENOMEM).
+    """
     try:
         sock, peer = listener.accept()
-    except (BlockingIOError, ConnectionAbortedError):
-        return None
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+            raise
+        return None  # none waits, or what it died of is told here (accept(2), Error handling)
     sock.setblocking(False)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

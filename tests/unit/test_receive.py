@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import os
 import socket
@@ -12,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from appliance.journal.block import Geometry
+from appliance.journal.block import Block, Geometry
 from appliance.journal.journal import Journal
 from appliance.receive import steer, systemd, tcp
 from appliance.receive.receiver import Intake, Receiver, StreamIntake
+from appliance.receive.recvmmsg import receive
 from appliance.receive.sockets import Endpoint, ListenError, open_group, open_tcp
 
 
@@ -177,6 +179,135 @@ def test_a_message_that_never_comes_whole_ends_with_its_connection(stream: Strea
         time.sleep(0.05)
     wait_for(lambda: len(stream.ended) == 1)
     assert stream.datagrams == 0
+
+
+def test_short_messages_after_a_long_one_do_not_wait_for_more(stream: StreamIntake) -> None:
+    with socket.create_connection(stream.sock.getsockname()) as exporter:
+        long = message(60_000, 0)
+        exporter.sendall(long[:100])
+        time.sleep(0.05)
+        exporter.sendall(long[100:] + b"".join(message(20, i) for i in range(300)))
+        wait_for(lambda: stream.datagrams == 301)
+
+
+@pytest.mark.parametrize("stream", [False, True], indirect=True)
+@pytest.mark.parametrize("size", [1, 3, 13, 50])
+def test_an_exporter_that_stops_amid_a_message_costs_no_time(
+    stream: StreamIntake, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = []
+    ready = tcp.Session.ready
+    monkeypatch.setattr(tcp.Session, "ready", lambda self: looks.append(1) or ready(self))
+    data = proxy_header("192.0.2.7", 40000) if stream.proxy_protocol else b""
+    data += message(100, 0)
+    with socket.create_connection(stream.sock.getsockname()) as exporter:
+        exporter.sendall(data[:size])
+        time.sleep(0.3)
+        assert 1 <= len(looks) <= 3
+        exporter.sendall(data[size:])
+        wait_for(lambda: stream.datagrams == 1)
+
+
+def test_a_connection_that_breaks_ends_its_session_and_no_other(
+    stream: StreamIntake, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken by the exporter, by the network, by what no exporter sends."""
+    address = stream.sock.getsockname()
+    with socket.create_connection(address) as good:
+        with socket.create_connection(address) as exporter:
+            exporter.sendall(message(100, 0)[:60])
+            exporter.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        wait_for(lambda: len(stream.ended) == 1)
+        with socket.create_connection(address) as exporter:
+            exporter.sendall(message(100, 0)[:60])
+            exporter.send(b"!", socket.MSG_OOB)
+            wait_for(lambda: len(stream.ended) == 2)
+        with monkeypatch.context() as patch, socket.create_connection(address) as exporter:
+
+            def ready(session: tcp.Session) -> int:
+                raise TimeoutError(110, "Connection timed out")
+
+            patch.setattr(tcp.Session, "ready", ready)
+            exporter.sendall(b"x")
+            wait_for(lambda: len(stream.ended) == 3)
+        good.sendall(message(50, 1))
+        wait_for(lambda: stream.datagrams == 1)
+
+
+def test_sessions_beyond_what_the_process_may_open_are_refused(
+    stream: StreamIntake, receiver: Receiver
+) -> None:
+    receiver._max_sessions = 2
+    address = stream.sock.getsockname()
+    with socket.create_connection(address) as one, socket.create_connection(address) as two:
+        wait_for(lambda: len(receiver.sessions) == 2)
+        with socket.create_connection(address) as three:
+            wait_for(lambda: stream.sessions_refused == 1)
+            assert three.recv(1) == b""
+        for exporter in (one, two):
+            exporter.sendall(message(30, 0))
+        wait_for(lambda: stream.datagrams == 2)
+
+
+def test_who_connects_and_says_nothing_does_not_stay(
+    stream: StreamIntake, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = stream.sock.getsockname()
+    with socket.create_connection(address) as silent, socket.create_connection(address) as speaks:
+        speaks.sendall(message(30, 0))
+        wait_for(lambda: stream.datagrams == 1 and len(receiver.sessions) == 2)
+        monkeypatch.setattr("appliance.receive.receiver.SESSION_SILENT_NS", 10_000_000)
+        wait_for(lambda: len(receiver.sessions) == 1)
+        assert silent.recv(1) == b""
+        speaks.sendall(message(30, 1))
+        wait_for(lambda: stream.datagrams == 2)
+
+
+def test_a_slot_that_a_stream_did_not_fill_takes_a_datagram(journal: Journal) -> None:
+    block = journal.open_block()
+    assert block is not None
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    session = tcp.Session(ours, 7, bytes(16), 4739, proxied=False)
+    with ours, theirs:
+        assert session.read_into(block, 30) == 0
+    port = free_port()
+    (sock,) = open_group(Endpoint("udp", "127.0.0.1", port), 1, 1 << 20)
+    with sock, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.sendto(b"x" * 3000, ("127.0.0.1", port))
+        journal.received(block, receive(sock.fileno(), block.message_address(0), 1))
+    batch = journal.read(1)
+    assert batch is not None
+    assert batch.payload(0) == b"x" * 3000
+    assert batch.address[0].tobytes() == tcp.packed("127.0.0.1")
+    assert batch.session.tolist() == [0]
+    assert batch.received_ns[0] > 0
+
+
+@pytest.mark.parametrize(("code", "asked"), [(errno.ENOSPC, True), (errno.EACCES, False)])
+def test_stored_flows_make_room_for_the_journal_only_when_the_disk_is_full(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch, code: int, asked: bool
+) -> None:
+    wanted: list[int] = []
+    receiver = Receiver(lambda needed: wanted.append(needed) or 0)
+    original = journal.open_block
+
+    def failing() -> Block | None:
+        if receiver.stalls == 0:
+            raise OSError(code, os.strerror(code))
+        return original()
+
+    monkeypatch.setattr(journal, "open_block", failing)
+    port = free_port()
+    (sock,) = open_group(Endpoint("udp", "127.0.0.1", port), 1, 1 << 20)
+    receiver.start()
+    with sock, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        intake = Intake("test", sock, journal)
+        receiver.add([intake], [])
+        sender.sendto(b"x", ("127.0.0.1", port))
+        wait_for(lambda: intake.datagrams == 1)
+        receiver.stop()
+    assert bool(wanted) == asked
 
 
 def proxy_header(source: str, port: int) -> bytes:
