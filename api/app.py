@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI, Request
 
 import appliance
 from api import exporters, flows, health, ledger, metrics, node, problems
 from api.gate import Gate
 from api.node_file import Watcher
+from api.problems import Problem
 from appliance.config import Config
 from appliance.query.engine import Engine
 from appliance.state import StateReader
@@ -49,8 +50,18 @@ def create_app(config: Config) -> FastAPI:
         # the bundled pages of documentation fetch scripts from elsewhere; a node may be offline
         docs_url=None,
         redoc_url=None,
+        dependencies=[Depends(_each_once)],
     )
     problems.install(app)
     for part in (health, node, exporters, ledger, flows, metrics):
         app.include_router(part.router)
     return app
+
+
+async def _each_once(request: Request) -> None:
+    """Refuse a parameter that is there twice, of which one would be ignored without a word."""
+    seen: set[str] = set()
+    for name, _ in request.query_params.multi_items():
+        if name in seen:
+            raise Problem.parameter(name, "given twice")
+        seen.add(name)

@@ -165,6 +165,7 @@ def test_times_are_iso_8601_or_nanoseconds(client: TestClient) -> None:
         ("top", {"limit": "x"}, "limit", "'x'"),
         ("top", {"metric": "colour"}, "metric", "'bytes'"),
         ("top", {"limt": 1}, "limt", "no such parameter"),
+        ("top", {"by": ["src", "dst_port"]}, "by", "given twice"),
         ("top", {"filter": "x" * 4097}, "filter", "4096"),
         ("top", {"filter": "src net"}, "filter", "at character"),
         ("top", {"since": "some day"}, "since", "2025-01-31T12:00"),
