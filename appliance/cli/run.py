@@ -156,4 +156,6 @@ def _watch(children: Children, config: Config, no_api: bool) -> None:
     deadline = time.monotonic() + START_SECONDS
     while figures.look().problem and not children.ended() and time.monotonic() < deadline:
         time.sleep(0.1)
+    if children.ended():  # it collects nowhere: do not say that it does
+        return
     live.watch(config.data_dir, figures, head, lambda: not children.ended(), children.messages)

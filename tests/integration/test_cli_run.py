@@ -94,6 +94,7 @@ def test_a_port_that_is_taken_is_explained_and_nothing_stays_behind(config):
     assert found.returncode == 1
     assert "in use" in found.stderr
     assert "the collector ended (1)" in found.stderr
+    assert "collects on" not in found.stdout
     assert "Traceback" not in found.stderr
 
 
