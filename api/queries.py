@@ -23,7 +23,7 @@ from appliance.query.times import DAY, read_span, read_time
 MAX_FILTER = 4096
 """Characters of a filter."""
 MAX_LIMIT = 10_000
-DEFAULT_LAST = "15m"
+DEFAULT_LAST = "1h"
 
 
 def _moment(text: str) -> str:

@@ -113,7 +113,7 @@ def run(seconds: float) -> None:
         time.sleep(1.0)
         processes.start(CLIENTS, [*traffic, "load", str(len(EXPORTERS))], FOLDER / "clients.log")
         _watch(network, processes, seconds)
-    say("Namespaces and exporters are gone again; the flows stay. Ask for them:")
+    say("Namespaces and exporters are gone again; the flows stay. Ask, as who runs the collector:")
     tandem = os.path.relpath(Path(sys.executable).with_name("tandem"))
     for words, what in (
         ("top", "who has most of the traffic"),

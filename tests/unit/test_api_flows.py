@@ -137,11 +137,11 @@ def test_exporters_are_shown_with_the_names_of_the_configuration(tmp_path: Path)
     assert (page["of"], [row["exporter"] for row in page["rows"]]) == (2, ["10.0.0.2"])
 
 
-def test_without_a_begin_the_last_quarter_of_an_hour_is_meant(client: TestClient) -> None:
+def test_without_a_begin_the_last_hour_is_meant(client: TestClient) -> None:
     answer = client.get("/v1/flows/top")
     assert answer.status_code == 200
     found = answer.json()
-    assert found["until_ns"] - found["since_ns"] == 900 * SECOND
+    assert found["until_ns"] - found["since_ns"] == 3600 * SECOND
     assert found["rows"] == []
 
 
