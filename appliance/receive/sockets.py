@@ -46,29 +46,36 @@ def open_group(endpoint: Endpoint, shards: int, receive_buffer: int) -> list[soc
     ``receive_buffer``: bytes asked of the kernel for each socket. A listener on ``::`` takes IPv4
     too. Raises ListenError.
     """
-    return complete_group(endpoint, [], shards, receive_buffer)
+    return complete_group(endpoint, {}, shards, receive_buffer)
 
 
 def complete_group(
-    endpoint: Endpoint, kept: list[socket.socket], shards: int, receive_buffer: int
+    endpoint: Endpoint, kept: dict[int, socket.socket], shards: int, receive_buffer: int
 ) -> list[socket.socket]:
-    """The group of ``endpoint``: first the sockets ``kept`` from before, then new ones.
+    """The group of ``endpoint``: the sockets ``kept`` from before by their number, and new ones.
 
-    Kept sockets must be in the order in which they were bound, because the steering program
-    answers with that index; those beyond ``shards`` are closed, last first. Raises ListenError.
+    The steering program answers with the order in which sockets were bound, so a gap in their
+    numbers means that some exporters move to other shards. Those beyond ``shards`` are closed, last
+    first: the kernel puts the last of a group into the place of one that is closed. Raises
+    ListenError.
     """
-    while len(kept) > shards:
-        kept.pop().close()
-    opened = list(kept)
+    for number in sorted(kept, reverse=True):
+        if number >= shards:
+            kept.pop(number).close()
+    if kept and max(kept) >= len(kept):
+        log.warning("%s: some sockets were not kept; exporters move to other shards", endpoint)
+    opened = dict(kept)
     try:
-        while len(opened) < shards:
-            opened.append(_udp(endpoint))
-        prepare_group(opened, receive_buffer)
+        for number in range(shards):
+            if number not in opened:
+                opened[number] = _udp(endpoint)
+        group = [opened[number] for number in range(shards)]
+        prepare_group(group, receive_buffer)
     except OSError as error:
-        for sock in opened:
+        for sock in opened.values():
             sock.close()
         raise ListenError(_explain(endpoint, error)) from error
-    return opened
+    return group
 
 
 def prepare_group(group: list[socket.socket], receive_buffer: int) -> None:

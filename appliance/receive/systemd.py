@@ -6,21 +6,29 @@ sd_notify(3), sd_listen_fds(3) and systemd.service(5), FileDescriptorStoreMax=, 
 from __future__ import annotations
 
 import array
+import logging
 import os
 import socket
+
+log = logging.getLogger(__name__)
 
 FIRST_FD = 3
 
 
 def notify(*lines: str, fds: tuple[int, ...] = ()) -> bool:
-    """Tell the service manager, e.g. ``READY=1``; False when there is none."""
+    """Tell the service manager, e.g. ``READY=1``; False when there is none, or it does not hear."""
     path = os.environ.get("NOTIFY_SOCKET")
     if not path:
         return False
     address = "\0" + path[1:] if path.startswith("@") else path
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-        sock.sendmsg(["\n".join(lines).encode()], control, 0, address)
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))
+            sock.sendmsg(["\n".join(lines).encode()], [rights] if fds else [], 0, address)
+    except OSError as error:
+        # collecting does not depend on it
+        log.warning("the service manager does not hear at %s: %s", path, error)
+        return False
     return True
 
 
@@ -36,6 +44,25 @@ def store(name: str, sock: socket.socket) -> bool:
 def forget(name: str) -> bool:
     """Remove all descriptors of ``name`` from the store."""
     return notify("FDSTOREREMOVE=1", f"FDNAME={name}")
+
+
+def numbered(
+    handed: list[tuple[str, socket.socket]],
+) -> dict[str, dict[int, socket.socket]]:
+    """Sockets that were handed over, by the part of their name before the dot and by their number.
+
+    A socket unit hands over one without a number: it was bound first. Of two with one number the
+    second takes the next that is free; one that is open and read by nobody would lose datagrams.
+    """
+    by_name: dict[str, dict[int, socket.socket]] = {}
+    for whole, sock in handed:
+        name, _, text = whole.partition(".")
+        mine = by_name.setdefault(name, {})
+        number = int(text) if text.isdigit() else 0
+        while number in mine:
+            number += 1
+        mine[number] = sock
+    return by_name
 
 
 def listen_fds() -> list[tuple[str, socket.socket]]:

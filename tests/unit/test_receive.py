@@ -18,7 +18,13 @@ from appliance.journal.journal import Journal
 from appliance.receive import steer, systemd, tcp
 from appliance.receive.receiver import Intake, Receiver, StreamIntake
 from appliance.receive.recvmmsg import receive
-from appliance.receive.sockets import Endpoint, ListenError, open_group, open_tcp
+from appliance.receive.sockets import (
+    Endpoint,
+    ListenError,
+    complete_group,
+    open_group,
+    open_tcp,
+)
 
 
 def free_port(kind: int = socket.SOCK_DGRAM) -> int:
@@ -355,6 +361,80 @@ def test_descriptors_go_to_the_service_manager_by_name(
         assert text == b"FDSTORE=1\nFDNAME=udp-2055"
         with socket.socket(fileno=fds[0]) as copy:
             assert copy.getsockname() == sock.getsockname()
+
+
+@pytest.mark.parametrize("path", ["{}/nobody", "@tandem-test-nobody", "vsock:2:9999"])
+def test_a_service_manager_that_does_not_hear_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", path.format(tmp_path))
+    assert not systemd.notify("READY=1")
+
+
+def test_an_abstract_socket_of_the_service_manager_hears(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = f"tandem-test-{os.getpid()}"
+    monkeypatch.setenv("NOTIFY_SOCKET", "@" + name)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind("\0" + name)
+        assert systemd.notify("READY=1", "STATUS=x")
+        assert manager.recv(100) == b"READY=1\nSTATUS=x"
+
+
+def sender_to(index: int, sockets: int, port: int) -> socket.socket:
+    """A socket of an exporter that the steering sends to ``index``."""
+    for i in range(1, 255):
+        address = ipaddress.ip_address(f"127.3.3.{i}")
+        if steer.index_of(address.packed, sockets) == index:
+            sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            sock.bind((str(address), 0))
+            sock.connect(("127.0.0.1", port))
+            return sock
+    raise AssertionError("no such address")
+
+
+def heard(group: list[socket.socket], port: int) -> list[int]:
+    """For the exporters of each index: which socket of the group gets their datagrams."""
+    found = []
+    for index in range(len(group)):
+        with sender_to(index, len(group), port) as sender:
+            sender.send(b"x")
+        for k, sock in enumerate(group):
+            try:
+                sock.recv(10)
+            except BlockingIOError:
+                continue
+            found.append(k)
+    return found
+
+
+@pytest.mark.parametrize("shards", [2, 4, 7])
+def test_sockets_that_were_kept_stay_with_their_shards_when_their_number_changes(
+    shards: int,
+) -> None:
+    endpoint = Endpoint("udp", "127.0.0.1", free_port())
+    before = open_group(endpoint, 4, 1 << 16)
+    names = [(f"x.{k}", sock) for k, sock in reversed(list(enumerate(before)))]
+    kept = systemd.numbered(names)["x"]
+    group = complete_group(endpoint, kept, shards, 1 << 16)
+    assert group[: min(shards, 4)] == before[: min(shards, 4)]
+    assert heard(group, endpoint.port) == list(range(shards))
+    for sock in group:
+        sock.close()
+
+
+def test_with_a_socket_missing_among_those_kept_every_exporter_is_still_heard() -> None:
+    endpoint = Endpoint("udp", "127.0.0.1", free_port())
+    kept = dict(enumerate(open_group(endpoint, 4, 1 << 16)))
+    kept.pop(1).close()
+    group = complete_group(endpoint, kept, 4, 1 << 16)
+    assert sorted(heard(group, endpoint.port)) == [0, 1, 2, 3]
+    for sock in group:
+        sock.close()
+
+
+def test_no_socket_that_is_handed_over_is_forgotten() -> None:
+    with socket.socket() as a, socket.socket() as b, socket.socket() as c:
+        assert systemd.numbered([("x", a), ("x", b), ("x.1", c)]) == {"x": {0: a, 1: b, 2: c}}
 
 
 def test_without_a_service_manager_notification_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
