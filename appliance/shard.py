@@ -383,10 +383,11 @@ class Shard:
             "imbalances": [str(i) for i in imbalances][:10],
         }
 
-    def close(self) -> None:
+    def close(self) -> bool:
         """Decode and store what is there, then let go; the receiver has left this shard before.
 
-        What a full disk leaves in the journal is for whoever has this shard next.
+        False when something is left in the journal, for whoever has this shard next: on a full
+        disk.
         """
         position = -1
         while self.journal.pending and self.journal.read_position > position:
@@ -397,5 +398,7 @@ class Shard:
         if self._unflushed:
             self._retry_at = 0.0
             self.flush(time.time_ns())
+        done = not self.busy
         self.journal.close()
         os.close(self._lock)
+        return done

@@ -12,15 +12,18 @@ import json
 import logging
 import os
 import re
+import resource
 import select
 import signal
 import socket
 import time
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from appliance import __version__, node_file
-from appliance.children import Child, fork, how, only_one, wait_for
+from appliance.children import Child, check_writable, fork, how, only_one, wait_for
 from appliance.config import Config, ConfigInvalid, load
 from appliance.receive import sockets, systemd
 from appliance.receive.sockets import Endpoint
@@ -52,17 +55,22 @@ class Supervisor:
         self.maintenance: Child | None = None
         self.moving: dict[int, Child] = {}
         """Shards on their way: to whom they go once they are released."""
-        self.deaths = 0
+        self.deaths: Counter[str] = Counter()
+        """Children that ended soon after their start, in a row, by kind."""
         self.started_ns = time.time_ns()
         self._quiet_since = time.monotonic()
         self._not_before = 0.0
         self._stopping = False
         self._reload = False
         self._signals = os.pipe()
+        self._due: list[tuple[float, Callable[[], object]]] = []
+        """What to start later, and when (monotonic seconds)."""
 
     def run(self) -> int:
         """Open, serve, stop; returns the exit status. Raises ListenError."""
-        self.data_dir.mkdir(parents=True, exist_ok=True)
+        check_writable(self.data_dir)
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         with only_one(self.data_dir):
             self._open(systemd.listen_fds())
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
@@ -83,30 +91,29 @@ class Supervisor:
 
     def _open(self, handed: list[tuple[str, socket.socket]]) -> None:
         """Make every listener's sockets, of those handed over where there are any."""
-        by_name: dict[str, dict[int, socket.socket]] = {}
-        for stored, sock in handed:
-            name, _, number = stored.partition(".")
-            # a socket unit hands over one, without a number: it was bound first
-            by_name.setdefault(name, {})[int(number) if number.isdigit() else 0] = sock
+        by_name = systemd.numbered(handed)
         shards = self.config.receive.shards
         for listener in self.config.listener:
             endpoint = Endpoint(listener.transport, str(listener.address), listener.port)
-            name = str(endpoint)
+            name, stored = str(endpoint), _stored_name(endpoint)
             self.endpoints[name] = endpoint
-            numbered = by_name.pop(_stored_name(endpoint), {})
-            kept = [numbered[k] for k in sorted(numbered)]
+            kept = by_name.pop(stored, {})
+            had = set(kept)
             if endpoint.transport == "tcp":
-                sock = kept[0] if kept else sockets.open_tcp(endpoint)
+                sock = kept.pop(min(kept)) if kept else sockets.open_tcp(endpoint)
+                sock.setblocking(False)  # a socket unit hands over one that blocks
+                for surplus in kept.values():
+                    surplus.close()
                 self.streams[name] = (sock, listener.proxy_protocol)
                 group = [sock]
             else:
-                group = sockets.complete_group(
-                    endpoint, list(kept), shards, self.config.receive.receive_buffer
-                )
-                self.groups[name] = group
-            for k in range(len(kept), len(group)):
-                systemd.store(f"{_stored_name(endpoint)}.{k}", group[k])
-            log.info("listening on %s%s", name, " (handed over)" if kept else "")
+                buffer = self.config.receive.receive_buffer
+                group = self.groups[name] = sockets.complete_group(endpoint, kept, shards, buffer)
+            for k in set(range(len(group))) - had:
+                systemd.store(f"{stored}.{k}", group[k])
+            for k in had - set(range(len(group))):
+                systemd.forget(f"{stored}.{k}")
+            log.info("listening on %s%s", name, " (handed over)" if had else "")
         for name, unused in by_name.items():
             log.warning("%d sockets named %r were handed over for no listener", len(unused), name)
             for k, sock in unused.items():
@@ -119,7 +126,12 @@ class Supervisor:
         count = self.config.receive.min_workers
         shards = range(self.config.receive.shards)
         for w in range(count):
-            self._start_worker({k for k in shards if k % count == w})
+            mine = {k for k in shards if k % count == w}
+            # what a configuration with more shards has left is decoded and stored once
+            self._start_worker(mine | leftover(self.data_dir, len(shards)) if w == 0 else mine)
+        self._start_maintenance()
+
+    def _start_maintenance(self) -> None:
         self.maintenance = fork(self._maintain, None)
 
     def _start_worker(self, shards: set[int]) -> Child:
@@ -127,9 +139,7 @@ class Supervisor:
 
         def body() -> None:
             ours.close()
-            for worker in self.workers:
-                if worker.control is not None:
-                    worker.control.close()
+            self._close_controls()
             from appliance.worker import Worker
 
             Worker(self.config, self.groups, self.streams, theirs).run()
@@ -140,7 +150,14 @@ class Supervisor:
         self._serve(child, shards)
         return child
 
+    def _close_controls(self) -> None:
+        """In a child: a worker must see the end of its supervisor, whoever else is left."""
+        for worker in self.workers:
+            if worker.control is not None:
+                worker.control.close()
+
     def _maintain(self) -> None:
+        self._close_controls()
         os.nice(10)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         from appliance.store.maintenance import run
@@ -171,14 +188,17 @@ class Supervisor:
         written = 0.0
         while not self._stopping:
             by_fd = {w.control.fileno(): w for w in self.workers if w.control is not None}
-            readable, _, _ = select.select([self._signals[0], *by_fd], [], [], 0.5)
+            wait = 0.1 if self._due or self._reload else 0.5
+            readable, _, _ = select.select([self._signals[0], *by_fd], [], [], wait)
             for fd in readable:
                 if fd == self._signals[0]:
                     os.read(fd, 4096)
                 else:
                     self._hear(by_fd[fd])
             self._reap()
-            if self._reload:
+            self._start_due()
+            # one after the other: shards that are on their way have no place yet
+            if self._reload and not self.moving and not any(w.takes for w in self.workers):
                 self._reload = False
                 self._load_again()
             if time.monotonic() - written >= 1.0:
@@ -198,6 +218,11 @@ class Supervisor:
             message = json.loads(line)
             if "ready" in message:
                 self._take_over(worker)
+                continue
+            if "drained" in message:
+                for k in message["drained"]:
+                    worker.shards.discard(k)
+                    self.moving.pop(k, None)
                 continue
             if "released" in message:
                 for k in message["released"]:
@@ -220,31 +245,46 @@ class Supervisor:
             if not pid:
                 return
             if self.maintenance is not None and pid == self.maintenance.pid:
-                log.error("maintenance ended (%s); starting it again", how(status))
-                self.maintenance = fork(self._maintain, None)
-                continue
+                ended, self.maintenance = self.maintenance, None
+                self._start_again("maintenance", ended, status, self._start_maintenance)
             for worker in [w for w in self.workers if w.pid == pid]:
                 self._replace(worker, status)
 
     def _replace(self, worker: Child, status: int) -> None:
-        """A worker died: start another with its shards; the journals have what it had received."""
+        """A worker ended. If it had shards, another gets them; the journals have what it had."""
         self.workers.remove(worker)
         if worker.control is not None:
             worker.control.close()
-        if self._stopping or not worker.shards:
-            return
-        lived = time.monotonic() - worker.started
-        self.deaths = 0 if lived > 60 else self.deaths + 1
-        wait = RESTART_SECONDS[min(self.deaths, len(RESTART_SECONDS) - 1)]
-        log.error("worker %d ended (%s); another in %.1f s", worker.pid, how(status), wait)
-        time.sleep(wait)
-        self._start_worker(worker.shards)
+        for k in worker.shards:
+            self.moving.pop(k, None)
+        if worker.shards:
+            shards = worker.shards
+            self._start_again("worker", worker, status, lambda: self._start_worker(shards))
+
+    def _start_again(
+        self, kind: str, ended: Child, status: int, start: Callable[[], object]
+    ) -> None:
+        """Call ``start``, later each time when what it starts never lives for long."""
+        brief = status != 0 and time.monotonic() - ended.started < 60
+        self.deaths[kind] = self.deaths[kind] + 1 if brief else 0
+        wait = RESTART_SECONDS[min(self.deaths[kind], len(RESTART_SECONDS)) - 1] if brief else 0.0
+        log.error("%s %d ended (%s); another in %.1f s", kind, ended.pid, how(status), wait)
+        self._due.append((time.monotonic() + wait, start))
+
+    def _start_due(self) -> None:
+        now = time.monotonic()
+        due = [one for one in self._due if one[0] <= now]
+        self._due = [one for one in self._due if one[0] > now]
+        for _, start in due:
+            start()
 
     def _balance_workers(self) -> None:
         """Grow when a worker stays behind, shrink when all of them have little to do."""
         receive = self.config.receive
         if self.moving or time.monotonic() < self._not_before:
             return
+        for idle in [w for w in self.workers if not w.shards and w.takes is None]:
+            self._order(idle, {"stop": True})  # those whose shards it was to get have died
         for worker in self.workers:
             shards = worker.report.get("shards", {})
             lag = max((s["lag_seconds"] for s in shards.values()), default=0.0)
@@ -350,6 +390,18 @@ class Supervisor:
             "config_sha256": self.config.sha256(),
         }
         node_file.write(self.data_dir, document, self.endpoints, self.groups, self.workers)
+
+
+def leftover(data_dir: Path, shards: int) -> set[int]:
+    """Shards of a configuration with more than ``shards`` of them, whose journals have blocks."""
+    found = {
+        int(path.name)
+        for path in (data_dir / "shards").glob("*")
+        if path.name.isdigit() and int(path.name) >= shards and any(path.glob("journal/*.block"))
+    }
+    if found:
+        log.warning("shards %s are none any more; what they have is stored first", sorted(found))
+    return found
 
 
 def _stored_name(endpoint: Endpoint) -> str:

@@ -4,7 +4,8 @@ Two threads: one receives into the journals (see receive.receiver), the main one
 there, shard by shard, through decoder and ledger into segments. The supervisor speaks to it over a
 socket pair, in lines of JSON::
 
-    {"serve": [0, 3]}      take these shards over
+    {"serve": [0, 3]}      take these shards over; one that is beyond the number of shards is only
+                           brought to its end, and answered by {"drained": [9]}
     {"release": [3]}       flush and give these up; answered by {"released": [3]}
     {"stop": true}         flush everything and exit
 
@@ -134,7 +135,7 @@ class Worker:
             self.control.setblocking(True)
             self.control.sendall(json.dumps(message).encode() + b"\n")
             self.control.setblocking(False)
-        except BrokenPipeError:
+        except ConnectionError:
             self._stopping = True
 
     def _listen(self) -> None:
@@ -142,6 +143,8 @@ class Worker:
             data = self.control.recv(65536)
         except BlockingIOError:
             return
+        except ConnectionError:
+            data = b""
         if not data:
             self._stopping = True
             return
@@ -154,15 +157,26 @@ class Worker:
         for k in order.get("serve", ()):
             self._serve(k)
         if "release" in order:
-            for k in order["release"]:
+            released = [k for k in order["release"] if k in self.shards]
+            for k in released:
                 self._release(k)
-            self._tell({"released": order["release"]})
+            self._tell({"released": released})
         if "stop" in order:
             self._stopping = True
 
     def _serve(self, k: int) -> None:
-        shard = self.shards[k] = Shard(self.config, k, self.registry)
+        if k in self.shards:
+            return
+        shard = Shard(self.config, k, self.registry)
         shard.recover(time.time_ns())
+        if k >= self.config.receive.shards:
+            # there were more of them; its exporters go to others now
+            if shard.close():
+                for path in shard.journal.directory.glob("*.block"):
+                    path.unlink()
+            self._tell({"drained": [k]})
+            return
+        self.shards[k] = shard
         intakes = [Intake(name, group[k], shard.journal) for name, group in self.groups.items()]
         self.intakes[k] = intakes
         # a connection must stay in one process: all sessions of TCP live with shard 0

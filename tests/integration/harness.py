@@ -115,6 +115,8 @@ class Collector:
         self.setup = ""
         """Python statements that the collector runs before it begins, to shorten its waits."""
         self.write_config()
+        self.shards = 4
+        """How many the configuration asks for."""
         self.held: list[socket.socket] = []
         if held_sockets:
             self.held = open_group(Endpoint("udp", "127.0.0.1", self.port), 4, 32 << 20)
@@ -168,7 +170,7 @@ class Collector:
                 self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
                 self.pid = self.process.pid
         wait_for(lambda: self.node().get("pid") == self.pid, 30, "the collector's start")
-        wait_for(lambda: len(self.node()["shards"]) == 4, 30, "all shards served")
+        wait_for(lambda: len(self.node()["shards"]) == self.shards, 30, "all shards served")
 
     def node(self) -> dict[str, Any]:
         try:

@@ -79,6 +79,26 @@ def test_a_wrong_configuration_leaves_the_one_in_force_and_a_right_one_costs_not
     all_once(collector, traffic.count)
 
 
+def test_with_fewer_shards_than_before_what_the_others_have_is_stored(collector: Collector) -> None:
+    collector.tables["store"] = "flush_seconds = 60"
+    collector.write_config()
+    collector.start()
+    traffic = Traffic(collector.port, 200, 1_000, EXPORTERS)
+    traffic.start()
+    traffic.join()
+    time.sleep(0.5)
+    collector.kill()
+    assert collector.stored() == 0
+    collector.tables["store"] = "flush_seconds = 0.2"
+    collector.tables["receive"] = collector.tables["receive"].replace("shards = 4", "shards = 2")
+    collector.shards = 2
+    collector.write_config()
+    collector.start()
+    all_once(collector, traffic.count)
+    assert collector.stop() == 0
+    assert not list(collector.data.glob("shards/[23]/journal/*.block"))
+
+
 def test_exporters_that_are_not_allowed_are_refused_and_counted(collector: Collector) -> None:
     collector.top = 'allow = ["127.9.0.0/24", "127.9.1.0/24"]\n'
     collector.write_config()
