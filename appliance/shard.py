@@ -87,6 +87,8 @@ class Shard:
         self._retry_at = 0.0
         self._lag_ns = 0
         """Largest age of a datagram at its decoding, since the last report."""
+        self._recovered: int | None = None
+        """End of what another process has received, until it is decoded."""
         self._lock = self._own()
         for table in self._rows:
             (self.store / table).mkdir(parents=True, exist_ok=True)
@@ -116,6 +118,7 @@ class Shard:
             stored = max(end, newest.position)
         segment.recover(self.store, self.node, self.number, committed)
         found = self.journal.recover(point.position, stored)
+        self._recovered = self.journal.position
         point.torn += found.torn
         if stored is not None:
             number = last_number(self.store, self.node, self.number) + 1
@@ -197,6 +200,7 @@ class Shard:
         """
         due = time.monotonic() - self._flushed_at >= self.config.store.flush_seconds
         while self.journal.pending >= (1 if due else CHUNK) and self._memory_rows < MAX_ROWS:
+            self._end_sessions(now_ns)
             batch = self.journal.read(CHUNK)
             if batch is None:
                 break
@@ -253,11 +257,17 @@ class Shard:
                 self._rows[table] += batches
 
     def _end_sessions(self, now_ns: int) -> None:
-        ended = False
+        position = self.journal.read_position
+        ended: set[int] = set()
+        if self._recovered is not None and position >= self._recovered:
+            # all that the process before has received is decoded; its connections ended with it
+            self._recovered = None
+            ended = self.decoder.sessions()
         for stream in self.streams:
-            while stream.ended and stream.ended[0][0] <= self.journal.read_position:
-                self.decoder.end_session(stream.ended.popleft()[1])
-                ended = True
+            while stream.ended and stream.ended[0][0] <= position:
+                ended.add(stream.ended.popleft()[1])
+        for session in ended:
+            self.decoder.end_session(session)
         if ended:  # what waited in them is a loss that belongs into the ledger
             self._take(self._decode(_NO_DATAGRAMS, now_ns))
 

@@ -163,6 +163,10 @@ class Decoder:
         self._without_source(ctx)
         return self._finish(ctx, None)
 
+    def sessions(self) -> set[int]:
+        """TCP sessions that have not ended, so far as this decoder knows of them."""
+        return self._templates.sessions()
+
     def end_session(self, session: int) -> None:
         """A TCP session has ended: its templates are gone (RFC 7011, section 8.1)."""
         self._templates.end_session(session)

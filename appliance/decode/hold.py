@@ -157,6 +157,10 @@ class HoldQueue:
         self.expired, self.evicted, self.released = [], [], []
         return counts
 
+    def sessions(self) -> set[int]:
+        """TCP sessions in which something waits."""
+        return {held.session for held in self._held.values() if held.session}
+
     def end_session(self, session: int) -> None:
         """Give up what waits for templates of a session that has ended."""
         for number in [n for n, held in self._held.items() if held.session == session]:
@@ -201,7 +205,6 @@ class HoldQueue:
         """A frame of what came and went since the last call; empty when nothing did.
 
         With ``everything`` it describes all that is held, and no frame before it is needed.
-        Sessions do not outlive the process: of what waits in one, only that it was there is kept.
         """
         if everything:
             self._changed, self._gone = set(self._held), []
@@ -214,11 +217,10 @@ class HoldQueue:
         entries = []
         for number in numbers:
             h = self._held[number]
-            sets = {} if h.session else h.sets
-            blob += (h.address, h.header, *sets.values())
-            lengths = [[key, len(data)] for key, data in sets.items()]
-            known = (number, h.source, h.exporter, h.received_ns, h.port, h.counted, h.status)
-            entries.append([*known, len(h.header), lengths])
+            blob += (h.address, h.header, *h.sets.values())
+            lengths = [[key, len(data)] for key, data in h.sets.items()]
+            known = (number, h.source, h.exporter, h.received_ns, h.port, h.session)
+            entries.append([*known, h.counted, h.status, len(h.header), lengths])
         text = json.dumps({"gone": gone, "held": entries}, separators=(",", ":")).encode()
         body = text + b"".join(blob)
         return _FRAME.pack(len(text), len(body) - len(text), zlib.crc32(body)) + body
@@ -237,12 +239,7 @@ class HoldQueue:
             at += _FRAME.size + len(body)
             _read_frame(json.loads(body[:text]), body[text:], found)
         for number in sorted(found):
-            held = found[number]
-            if held.sets:
-                self._put(number, held)
-            else:
-                self.expired.append(held)
-                self._gone.append(number)
+            self._put(number, found[number])
         self._next = max(found, default=-1) + 1
         self._changed, self._framed = set(), set(self._held)
 
@@ -259,11 +256,19 @@ def _read_frame(described: dict[str, Any], blob: bytes, found: dict[int, HeldDat
     for number in described["gone"]:
         found.pop(number, None)
     for entry in described["held"]:
-        number, source, exporter, received, port, counted, status, header, lengths = entry
-        address, head = take(16), take(header)
-        sets = {int(key): take(count) for key, count in lengths}
+        number, source, exporter, received, port, session, counted, status, *lengths = entry
+        header, sets = lengths
         found[number] = HeldDatagram(
-            source, exporter, received, address, port, head, sets, 0, counted, Status(status)
+            source,
+            exporter,
+            received,
+            take(16),
+            port,
+            take(header),
+            {int(key): take(count) for key, count in sets},
+            session,
+            counted,
+            Status(status),
         )
 
 

@@ -50,13 +50,16 @@ def test_the_frames_of_a_queue_give_the_queue_whatever_came_and_went(seed: int) 
     assert frames
 
 
-def test_what_waits_in_a_session_is_given_up_by_a_restart_and_counted() -> None:
+def test_what_waits_in_a_session_outlives_a_restart_and_ends_with_the_session() -> None:
     queue = HoldQueue(LIMITS)
     queue.add(held(1, 1, [5], session=9))
     queue.add(held(2, 2, [5]))
     frames = queue.dump()
     again = HoldQueue(LIMITS)
     again.load(frames)
+    assert content(again) == content(queue)
+    assert again.sessions() == {9}
+    again.end_session(9)
     assert len(again) == 1
     assert again.take_counts()[0] == {1: 1}
     # the log says so, too: nothing is given up twice

@@ -278,6 +278,8 @@ def test_what_waits_in_a_session_is_expired_when_the_process_has_ended() -> None
     assert row(ledger)["datagrams_held"] == 1
     again = decoder()
     again.load(to.dump(), to.dump_held(everything=True))
+    assert again.sessions() == {9}
+    again.end_session(9)
     feed(ledger, again, builders.v5())
     assert row(ledger)["datagrams_expired"] == 1
     assert ledger.balance() == []

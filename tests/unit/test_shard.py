@@ -162,6 +162,38 @@ def test_killed_at_any_call_to_the_file_system_everything_is_stored_once(
         let_go(shard)
 
 
+def test_what_a_tcp_session_had_sent_is_decoded_after_a_crash_and_then_its_templates_go(
+    tmp_path: Path,
+) -> None:
+    config = config_of(tmp_path)
+    shard = open_shard(config)
+    deliver(shard, [b.ipfix([b.template_set(256, NARROW, True), narrow(256, 1)])], session=7)
+    deliver(shard, [b.ipfix([narrow(300, 10)], sequence=1)], session=7)
+    settle(shard)
+    deliver(shard, [b.ipfix([narrow(256, 2)], sequence=2)], session=7)
+    template = b.template_set(300, NARROW, True)
+    deliver(shard, [b.ipfix([template], sequence=3), b.ipfix([narrow(301, 20)])], session=7)
+    let_go(shard)
+    shard = open_shard(config)
+    # with the process all its sessions have ended: what follows is another one
+    deliver(shard, [b.ipfix([narrow(256, 3)])], session=8)
+    settle(shard)
+    assert numbers(config) == Counter([1, 10, 2])
+    (row,) = ledger(shard)
+    assert (row["datagrams_decoded"], row["datagrams_expired"], row["datagrams_held"]) == (4, 1, 1)
+    assert shard.report()["balanced"]
+    assert shard.decoder.templates() == []
+    settle(shard)
+    let_go(shard)
+    again = open_shard(config)
+    assert again.decoder.templates() == []
+    settle(again)
+    (row,) = ledger(again)
+    assert (row["datagrams_decoded"], row["datagrams_expired"], row["datagrams_held"]) == (4, 2, 0)
+    assert again.report()["balanced"]
+    let_go(again)
+
+
 def truncate(path: Path) -> None:
     os.truncate(path, path.stat().st_size // 2)
 

@@ -114,6 +114,10 @@ class TemplateDecoder:
         self._found, self._fresh = [], []
         self.table.undo()
 
+    def sessions(self) -> set[int]:
+        """TCP sessions that have templates, or something that waits for one."""
+        return {pair[0] for pair, _ in self.table.sessions()} | self.hold.sessions()
+
     def end_session(self, session: int) -> None:
         """A TCP session has ended, and its templates with it."""
         self.table.end_session(session)

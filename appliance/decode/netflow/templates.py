@@ -88,6 +88,7 @@ class TemplateTable:
     def end_session(self, session: int) -> None:
         """Forget the templates of a TCP session (RFC 7011, section 8.1)."""
         for pair in [p for p in self._sessions if p[0] == session]:
+            self.revision += 1
             scope = self._sessions.pop(pair)
             self.generation.pop(scope, None)
             keys = self._arrays["key"][: self._size]
@@ -265,11 +266,13 @@ class TemplateTable:
         return {name: array[slots] for name, array in self._arrays.items()}
 
     def dump(self) -> dict[str, Any]:
-        """Plain values for the checkpoint; templates of TCP sessions do not outlive the process."""
+        """Plain values for the checkpoint.
+
+        Sessions do not outlive the process, but what they have sent may still be in the journal.
+        """
         arrays = self.slots_used()
-        kept = arrays["key"] >> 16 < SESSION_SCOPES
-        numbers, layout = np.unique(arrays["layout"][kept], return_inverse=True)
-        arrays = {name: a[kept] for name, a in arrays.items()} | {"layout": layout}
+        numbers, layout = np.unique(arrays["layout"], return_inverse=True)
+        arrays["layout"] = layout
         layouts = [self.layouts[int(n)] for n in numbers]
         return {
             "layouts": [[x.protocol, x.scopes, x.raw.hex()] for x in layouts],
@@ -277,6 +280,7 @@ class TemplateTable:
                 name: base64.b64encode(arrays[name].astype(dtype).tobytes()).decode()
                 for name, dtype in _ARRAYS.items()
             },
+            "sessions": [[*pair, scope] for pair, scope in self._sessions.items()],
             "evicted": sorted(self.evicted.items()),
         }
 
@@ -301,6 +305,9 @@ class TemplateTable:
         for slot, exporter in enumerate(arrays["exporter"].tolist()):
             self._of_exporter.setdefault(exporter, set()).add(slot)
             self.layouts.hold(int(arrays["layout"][slot]))
+        for session, source, scope in dumped["sessions"]:
+            self._sessions[session, source] = scope
+            self._next_session = max(self._next_session, scope + 1)
         self.evicted = {int(k): int(v) for k, v in dumped["evicted"]}
 
 
