@@ -194,4 +194,8 @@ class Worker:
         del self.shards[k], self.intakes[k]
 
     def _make_room(self, needed: int) -> int:
-        return make_room(Path(self.config.data_dir) / "store", needed)
+        try:
+            return make_room(Path(self.config.data_dir) / "store", needed)
+        except OSError as error:
+            log.error("no room can be made: %s", error)
+            return 0

@@ -72,6 +72,8 @@ class Journal:
         found: list[tuple[Block, bool]] = []
         result = Recovered()
         for path in sorted(self.directory.glob("*.block")):
+            if not path.stem.isdigit():
+                continue
             self._next_file = max(self._next_file, int(path.stem) + 1)
             try:
                 found.append(Block.open(path))

@@ -246,6 +246,28 @@ def test_a_block_whose_beginning_was_interrupted_holds_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_blocks_of_another_size_are_read_and_then_replaced(pair, tmp_path):
+    receiver, sender = pair
+    journal = journal_of(tmp_path)
+    sent = [f"before {i}".encode() for i in range(100)]
+    for payload in sent:
+        sender.send(payload)
+    take(journal, receiver)
+    journal.close()
+    (tmp_path / "copy of 000000.block").write_bytes((tmp_path / "000000.block").read_bytes())
+    larger = Geometry(slots=128, areas=32)
+    again = Journal(tmp_path, 1 << 26, larger)
+    assert again.recover(0).datagrams == 100
+    for i in range(200):
+        sender.send(f"after {i}".encode())
+        sent.append(f"after {i}".encode())
+    take(again, receiver)
+    assert payloads(again) == sent
+    again.trim(again.read_position)
+    sizes = {p.stat().st_size for p in tmp_path.glob("[0-9]*.block")}
+    assert sizes == {larger.size}
+
+
 def test_a_changed_header_fails_its_checksum(tmp_path):
     path = tmp_path / "000000.block"
     block = Block.create(path, SMALL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import mmap
 import os
@@ -376,6 +377,34 @@ def test_a_block_missing_in_the_journal_is_a_loss_with_a_name(tmp_path: Path) ->
     assert shard.report()["torn"] == 64
     assert shard.report()["balanced"]
     let_go(shard)
+
+
+@pytest.mark.parametrize("make", ["flows", "counters"])
+def test_a_disk_that_stays_full_stops_decoding_and_the_shard_can_be_given_up(
+    tmp_path: Path, make: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> Path:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    sample = b.counter_sample([b.tagged(1, bytes(88))])
+    config = config_of(tmp_path)
+    shard = open_shard(config)
+    for i in range(300):
+        payload = v5(i, 1) if make == "flows" else b.sflow([sample], sequence=i + 1)
+        deliver(shard, [payload])
+    with monkeypatch.context() as patch:
+        patch.setattr("appliance.shard.MAX_ROWS", 100)
+        patch.setattr("appliance.shard.make_room", lambda store, needed: 0)
+        patch.setattr("appliance.shard.segment.stage", full)
+        for _ in range(5):
+            settle(shard)
+        assert 100 <= shard.journal.read_position <= 100 + 64
+        assert not shard.close()
+    again = open_shard(config)
+    settle(again)
+    assert len(rows(config, make)) == 300
+    assert again.report()["balanced"]
+    assert again.close()
 
 
 POISON = b.ipfix([], domain=666) + b"poison"
