@@ -87,6 +87,8 @@ class Shard:
         self._retry_at = 0.0
         self._lag_ns = 0
         """Largest age of a datagram at its decoding, since the last report."""
+        self._sessions_ended = False
+        """Whether any has since the last checkpoint."""
         self._recovered: int | None = None
         """End of what another process has received, until it is decoded."""
         self._lock = self._own()
@@ -191,7 +193,7 @@ class Shard:
     @property
     def _unflushed(self) -> bool:
         behind = self.journal.read_position > self.checkpoint.position
-        return behind or self._unpublished is not None
+        return behind or self._sessions_ended or self._unpublished is not None
 
     def step(self, now_ns: int) -> None:
         """Decode what has arrived, and flush when it is time.
@@ -270,6 +272,7 @@ class Shard:
             self.decoder.end_session(session)
         if ended:  # what waited in them is a loss that belongs into the ledger
             self._take(self._decode(_NO_DATAGRAMS, now_ns))
+            self._sessions_ended = True
 
     def flush(self, now_ns: int) -> None:
         """Make everything decoded so far durable. When the disk is full, oldest segments go."""
@@ -316,6 +319,7 @@ class Shard:
         self.files.committed()
         self.ledger.stored()
         self._unpublished = staged
+        self._sessions_ended = False
         for batches in self._rows.values():
             batches.clear()
         self._flows_of.clear()

@@ -276,6 +276,7 @@ class Receiver(threading.Thread):
         session, stream = self.sessions.pop(fd)
         session.sock.close()
         stream.ended.append((stream.journal.position, session.number))
+        self._notify()
 
     def _expire_sessions(self) -> None:
         if time.monotonic() - self._expired_at < 1.0:
