@@ -66,6 +66,8 @@ class Shard:
         self.journal = Journal(
             self.directory / "journal", config.journal.max_bytes // config.receive.shards
         )
+        self.release_spares = self.journal.release
+        """Frees what is kept only to be quick; the worker says of all its shards."""
         self.decoder = Decoder.of(config, registry)
         self.files = StateFiles(self.directory)
         self.ledger = Ledger()
@@ -292,7 +294,7 @@ class Shard:
 
     def _make_room(self, needed: int) -> int:
         try:
-            return make_room(self.store, needed)
+            return self.release_spares() or make_room(self.store, needed)
         except OSError as error:
             log.error("shard %d: no room can be made: %s", self.number, error)
             return 0

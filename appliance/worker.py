@@ -177,6 +177,7 @@ class Worker:
             self._tell({"drained": [k]})
             return
         self.shards[k] = shard
+        shard.release_spares = self._release_spares
         intakes = [Intake(name, group[k], shard.journal) for name, group in self.groups.items()]
         self.intakes[k] = intakes
         # a connection must stay in one process: all sessions of TCP live with shard 0
@@ -193,9 +194,12 @@ class Worker:
         shard.close()
         del self.shards[k], self.intakes[k]
 
+    def _release_spares(self) -> int:
+        return sum(shard.journal.release() for shard in list(self.shards.values()))
+
     def _make_room(self, needed: int) -> int:
         try:
-            return make_room(Path(self.config.data_dir) / "store", needed)
+            return self._release_spares() or make_room(Path(self.config.data_dir) / "store", needed)
         except OSError as error:
             log.error("no room can be made: %s", error)
             return 0

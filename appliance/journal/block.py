@@ -31,6 +31,7 @@ import struct
 import sys
 import zlib
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -94,6 +95,7 @@ class BlockError(Exception):
     """A file is not a whole block of this layout; the text says why."""
 
 
+@cache
 def boot_id() -> bytes:
     """The kernel's id of this boot: mapped pages are coherent within one boot only."""
     return Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()[:36]
@@ -109,6 +111,15 @@ class Geometry:
 
     slots: int = 4096
     areas: int = 64
+
+    @classmethod
+    def for_budget(cls, max_bytes: int) -> Geometry:
+        """The largest blocks of which at least four are in ``max_bytes``, within reason."""
+        for slots in (4096, 2048, 1024):
+            geometry = cls(slots, slots // 64)
+            if 4 * geometry.size <= max_bytes:
+                return geometry
+        return cls(512, 8)
 
     @property
     def messages(self) -> int:
@@ -174,6 +185,8 @@ class Block:
         self.count = 0
         """Slots filled and accounted for; the receiver raises it, the decoder reads up to it."""
         self.capacity = g.slots
+        self._blank: NDArray[np.uint8] | None = None
+        """Messages and vectors as they are in an empty block of this process."""
 
     def _view(self, offset: int, dtype: np.dtype[Any], count: int) -> NDArray[Any]:
         return np.ndarray((count,), dtype, self.buffer, offset)
@@ -222,8 +235,13 @@ class Block:
         """Empty the block and number it. The header is written last: a torn begin is no block."""
         g = self.geometry
         self._mapped[:8] = bytes(8)
-        self._point()  # a block that was recovered still has those of the process before
-        self.restore(slice(None))
+        if self._blank is None:
+            self._point()  # a block that was recovered still has those of the process before
+            self.restore(slice(None))
+            self._blank = self.buffer[g.messages : g.names].copy()
+        else:
+            self.buffer[g.messages : g.names] = self._blank
+            self.buffer[g.control : g.payload] = 0
         self.number, self.first, self.count, self.capacity = number, first, 0, g.slots
         packed = _HEADER.pack(MAGIC, VERSION, g.slots, g.areas, 0, number, first, boot_id())
         header = packed + struct.pack("<I", zlib.crc32(packed))

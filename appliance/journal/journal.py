@@ -46,7 +46,7 @@ class Journal:
         geometry: Geometry | None = None,
     ) -> None:
         self.directory = directory
-        self.geometry = geometry or Geometry()
+        self.geometry = geometry or Geometry.for_budget(max_bytes)
         self.max_blocks = max(2, max_bytes // self.geometry.size)
         self._needed = 2.0
         """Blocks lately in use at once; a block that is ready costs no page fault, so this many
@@ -179,6 +179,14 @@ class Journal:
                 del self._free[:excess]
         for block in drop:
             block.unlink()
+
+    def release(self) -> int:
+        """Remove the blocks that are only kept ready, for a disk that is full; bytes freed."""
+        with self._lock:
+            drop, self._free, self._needed = self._free, [], 2.0
+        for block in drop:
+            block.unlink()
+        return len(drop) * self.geometry.size
 
     @property
     def pending(self) -> int:

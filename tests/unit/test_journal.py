@@ -299,3 +299,26 @@ def test_a_batch_is_bounded_by_its_bytes(pair, tmp_path, monkeypatch):
     while (batch := journal.read(100)) is not None:
         lengths.append(batch.length.tolist())
     assert lengths == [[400, 400], [400, 400], [400], [1500], [4]]
+
+
+def test_blocks_kept_ready_are_given_up_for_a_full_disk(pair, tmp_path):
+    receiver, sender = pair
+    journal = journal_of(tmp_path)
+    for _ in range(3):
+        for i in range(64):
+            sender.send(f"{i}".encode())
+        take(journal, receiver)
+    assert len(payloads(journal)) == 3 * 64
+    journal.trim(journal.read_position)
+    assert journal.release() == 3 * SMALL.size
+    assert len(list(tmp_path.glob("*.block"))) == 1  # the one to receive into
+    sender.send(b"next")
+    take(journal, receiver)
+    assert payloads(journal) == [b"next"]
+
+
+@pytest.mark.parametrize("budget", [1 << 22, 16 << 20, 64 << 20, 1 << 30])
+def test_a_journal_of_four_blocks_or_more_fits_its_bytes(tmp_path, budget):
+    journal = Journal(tmp_path, budget)
+    assert journal.max_blocks >= 4 or budget < 4 * Geometry(512, 8).size
+    assert journal.max_blocks * journal.geometry.size <= max(budget, 2 * Geometry(512, 8).size)
