@@ -133,6 +133,22 @@ def journal_metrics(document: NodeDocument) -> list[Metric]:
             "counter",
             "Datagrams in the journal that a crash of the machine destroyed",
         ),
+        "uncounted": Metric(
+            "ledger_uncounted_datagrams_total",
+            "counter",
+            "Datagrams that were stored but are missing from the ledger since a checkpoint was "
+            "damaged",
+        ),
+        "templates_evicted": Metric(
+            "templates_evicted_total",
+            "counter",
+            "Templates given up because an exporter, or all together, had too many",
+        ),
+        "options_evicted": Metric(
+            "options_evicted_total",
+            "counter",
+            "Names and sampling rates from options data given up because an exporter had too many",
+        ),
         "balanced": Metric(
             "ledger_balanced",
             "gauge",

@@ -59,6 +59,11 @@ class Shard(_Part):
     lag_datagrams: int = Field(0, examples=[118], description="Received and not yet stored")
     lag_seconds: float = Field(0.0, examples=[0.4], description="Age of the oldest of them")
     torn: int = Field(0, examples=[0], description="Datagrams lost with a crash of the machine")
+    uncounted: int = Field(
+        0, examples=[0], description="Datagrams stored, but missing from the ledger since damage"
+    )
+    templates_evicted: int = Field(0, examples=[0], description="Templates beyond a limit")
+    options_evicted: int = Field(0, examples=[0], description="Names and rates beyond a limit")
     balanced: bool = Field(True, description="received = stored + named losses, each exporter")
     imbalances: tuple[str, ...] = ()
 

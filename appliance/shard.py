@@ -395,6 +395,8 @@ class Shard:
             "lag_seconds": round(lag_ns / 1e9, 3),
             "torn": self.checkpoint.torn,
             "uncounted": self.checkpoint.uncounted,
+            "templates_evicted": sum(self.decoder.templates_evicted().values()),
+            "options_evicted": sum(self.decoder.options_evicted().values()),
             "balanced": not imbalances,
             "imbalances": [str(i) for i in imbalances][:10],
         }

@@ -43,6 +43,8 @@ class LedgerView:
     writes none: an old one is as good as new."""
     torn: int
     """Datagrams in the journal that a crash of the machine destroyed; nobody knows whose."""
+    uncounted: int
+    """Datagrams that were stored but are missing here, because a checkpoint was damaged."""
     retired: dict[Reason, dict[str, int]]
     """Flow records that left the store, by reason and exporter."""
 
@@ -103,6 +105,7 @@ class StateReader:
             merge([_EMPTY, *tables]),
             max((s.point.updated_ns for s in shards), default=0),
             sum(s.point.torn for s in shards),
+            sum(s.point.uncounted for s in shards),
             {reason: gone.rows(reason) for reason in Reason},
         )
 

@@ -136,5 +136,7 @@ def _remarks(view: LedgerView, imbalances: list[str]) -> None:
             remark(f"{rows:,} stored flow records {words[reason.value]} since")
     if view.torn:
         remark(f"{view.torn:,} datagrams were lost with a crash of the machine; whose is not known")
+    if view.uncounted:
+        remark(f"{view.uncounted:,} stored datagrams are not in here: a checkpoint was damaged")
     if not imbalances and view.updated_ns:
         remark(f"balanced, as of {moment(view.updated_ns)} UTC")

@@ -111,7 +111,6 @@ class Decoder:
         )
         self._allow = tuple(allow)
         self._admitted = np.zeros(0, np.bool_)
-        self._known_sources = 0
 
     @classmethod
     def of(cls, config: Config, registry: Registry) -> Decoder:
@@ -320,6 +319,10 @@ class Decoder:
     def templates_evicted(self) -> dict[int, int]:
         """Templates that had to make room, by exporter number, since the first start."""
         return dict(self._templates.table.evicted)
+
+    def options_evicted(self) -> dict[int, int]:
+        """Names and rates from options data that had to make room, likewise."""
+        return dict(self.options.evicted)
 
     def dump(self) -> bytes:
         """Sources, templates and options: what changes slowly."""

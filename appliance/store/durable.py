@@ -21,15 +21,6 @@ def sync_directory(directory: Path) -> None:
         os.close(fd)
 
 
-def sync_file(path: Path) -> None:
-    """Make the content of ``path`` durable."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 def temporary_of(path: Path) -> Path:
     """Where ``path`` is written before it is renamed into place: same directory."""
     return path.with_name(TEMPORARY + path.name)

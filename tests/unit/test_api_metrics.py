@@ -58,7 +58,16 @@ def write_node(data_dir: Path) -> None:
         "updated_ns": now,
         "workers": [{"pid": 2, "shards": [0], "load": 0.25}],
         "listeners": [{**listener, "datagrams": 7, "bytes": 700, "kernel_dropped": 3}],
-        "shards": [{"shard": 0, "lag_datagrams": 2, "balanced": False, "imbalances": ["x"]}],
+        "shards": [
+            {
+                "shard": 0,
+                "lag_datagrams": 2,
+                "uncounted": 3,
+                "templates_evicted": 4,
+                "balanced": False,
+                "imbalances": ["x"],
+            }
+        ],
     }
     (data_dir / "node.json").write_text(json.dumps(document))
 
@@ -79,6 +88,8 @@ def test_listeners_shards_and_workers_are_shown(tmp_path: Path) -> None:
     assert found["tandem_listener_received_bytes_total"][labels] == 700
     assert found["tandem_listener_dropped_datagrams_total"][labels] == 3
     assert found["tandem_journal_lag_datagrams"]['shard="0"'] == 2
+    assert found["tandem_ledger_uncounted_datagrams_total"]['shard="0"'] == 3
+    assert found["tandem_templates_evicted_total"]['shard="0"'] == 4
     assert found["tandem_ledger_balanced"]['shard="0"'] == 0
     assert found["tandem_workers_load"][""] == 0.25
     assert any('version="1.2.3"' in labels for labels in found["tandem_build_info"])

@@ -322,3 +322,29 @@ def test_a_journal_of_four_blocks_or_more_fits_its_bytes(tmp_path, budget):
     journal = Journal(tmp_path, budget)
     assert journal.max_blocks >= 4 or budget < 4 * Geometry(512, 8).size
     assert journal.max_blocks * journal.geometry.size <= max(budget, 2 * Geometry(512, 8).size)
+
+
+def test_two_long_datagrams_never_share_an_overflow_area(pair, tmp_path):
+    receiver, sender = pair
+    journal = journal_of(tmp_path)
+    sent = [os.urandom(9000) if i % SMALL.areas == 3 else bytes([i]) * 20 for i in range(60)]
+    for payload in sent:
+        sender.send(payload)
+    assert take(journal, receiver) == 60
+    assert payloads(journal) == sent
+
+
+def test_a_block_used_again_has_forgotten_its_tcp_sessions(pair, tmp_path):
+    receiver, sender = pair
+    journal = journal_of(tmp_path)
+    block = journal.open_block()
+    for _ in range(2):
+        block.begin(block.number + 1, 0)
+        block.sessions[:] = 9
+        block.control["drops_type"][:] = blocks.SO_RXQ_OVFL
+    block.begin(block.number + 1, 0)
+    sender.send(b"udp")
+    take(journal, receiver)
+    batch = journal.read(10)
+    assert batch.session.tolist() == [0]
+    assert block.control["drops_type"][0] != blocks.SO_RXQ_OVFL

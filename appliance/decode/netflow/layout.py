@@ -14,10 +14,6 @@ from typing import Any
 VARIABLE = 65535
 """Field length that means: the length stands in the record (RFC 7011, section 7)."""
 
-NO_PEN = 0
-SCOPE_PEN = -1
-"""Stands for the enterprise number of a NetFlow v9 scope type (RFC 3954, section 6.1)."""
-
 
 @dataclass(frozen=True, slots=True)
 class Field:
