@@ -35,13 +35,19 @@ $(STAMP)-venv:
 
 $(STAMP)-runtime: $(STAMP)-venv requirements/runtime.txt requirements/build.txt pyproject.toml
 	@echo "== installing what the collector needs into $(VENV)"
-	@$(PIP) install --quiet --require-hashes -r requirements/build.txt -r requirements/runtime.txt
+	@$(PIP) install --quiet --require-hashes -r requirements/build.txt
+	@$(PIP) install --quiet --require-hashes --no-build-isolation -r requirements/runtime.txt
 	@PYTHONWARNINGS=ignore $(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(STAMP)-dev: $(STAMP)-runtime requirements/dev.txt
 	@echo "== installing what the tests need into $(VENV)"
 	@$(PIP) install --quiet --require-hashes -r requirements/dev.txt
+	@touch $@
+
+$(STAMP)-cluster: $(STAMP)-runtime requirements/cluster.txt
+	@echo "== installing Ansible and Molecule into $(VENV)"
+	@$(PIP) install --quiet --require-hashes -r requirements/cluster.txt
 	@touch $@
 
 # optional: without it the fuzz test is skipped and says so
@@ -68,6 +74,15 @@ run: $(STAMP)-runtime ## a collector with store and API on this machine, with a 
 demo: $(STAMP)-runtime system ## real NetFlow, IPFIX and sFlow from exporters in namespaces (root)
 	@exec $(BIN)/python -m demo $(ARGS)
 
+.PHONY: cluster
+cluster: $(STAMP)-cluster ## two nodes behind two VIPs on this machine, with real exporters (root)
+	@./.ci/system lab
+	@exec $(BIN)/python -m lab cluster $(ARGS)
+
+.PHONY: cluster-down
+cluster-down: $(STAMP)-cluster ## remove that cluster and all that belongs to it
+	@$(BIN)/python -m lab down >/dev/null; rm -rf /var/lib/tandem-lab.secrets
+
 .PHONY: bench
 bench: $(STAMP)-runtime system ## CPU, throughput and size against nfcapd, sfcapd and pmacct
 	@exec $(BIN)/python -m benchmarks $(ARGS)
@@ -82,7 +97,7 @@ fuzz: $(STAMP)-fuzz ## coverage-guided fuzzing of the decoders, one million inpu
 
 # ── checks ────────────────────────────────────────────────────────────────────────────────────
 
-SOURCES := $(wildcard appliance api tests benchmarks demo)
+SOURCES := $(wildcard appliance api tests benchmarks demo lab measure plugins molecule)
 
 .PHONY: lint
 lint: $(STAMP)-dev ## ruff and mypy
@@ -90,14 +105,29 @@ lint: $(STAMP)-dev ## ruff and mypy
 	@echo "== ruff format"; $(BIN)/ruff format --check $(SOURCES)
 	@echo "== mypy --strict appliance api"; $(BIN)/mypy --strict appliance api
 
+.PHONY: lint-ansible
+lint-ansible: $(STAMP)-cluster ## ansible-lint and yamllint
+	@echo "== yamllint";     $(BIN)/yamllint --strict .
+	@echo "== ansible-lint"; PATH=$(abspath $(BIN)):$$PATH $(BIN)/ansible-lint --offline --quiet
+
 .PHONY: format
 format: $(STAMP)-dev ## rewrite the sources as the lint wants them
 	@$(BIN)/ruff check --fix-only --quiet $(SOURCES)
 	@$(BIN)/ruff format $(SOURCES)
 
 .PHONY: test
-test: system $(STAMP)-fuzz lint ## set-up, lint, types and all tests
+test: system $(STAMP)-fuzz lint lint-ansible ## set-up, lint, types and all tests, on nodes too
 	@echo "== pytest"; $(BIN)/python -m pytest $(ARGS)
+	@$(MAKE) --no-print-directory molecule SCENARIOS="default failover" RUNS=1
+
+# SCENARIOS  which of them; RUNS  how often each event is done and measured
+SCENARIOS ?= default failover partition drain api
+RUNS      ?= 5
+
+.PHONY: molecule
+molecule: $(STAMP)-cluster ## the scenarios on real nodes (root); var/failover gets the measurements
+	@./.ci/system lab
+	@./molecule/run $(RUNS) $(SCENARIOS)
 
 # needs uv (pip install uv); the files hold names, versions and hashes, no addresses
 .PHONY: lock
@@ -106,6 +136,7 @@ lock: ## renew requirements/*.txt from pyproject.toml
 	@$(COMPILE) --group build -o requirements/build.txt
 	@$(COMPILE) --group dev -c requirements/runtime.txt -o requirements/dev.txt
 	@$(COMPILE) --group fuzz -o requirements/fuzz.txt
+	@$(COMPILE) --group cluster -c requirements/runtime.txt -c requirements/dev.txt -o requirements/cluster.txt
 
 .PHONY: clean
 clean: ## remove the virtual environment and caches

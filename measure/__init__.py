@@ -1,0 +1,1 @@
+"""Measuring a cluster: a numbered load, what became of it, throughput beside it, and reports."""
