@@ -1,1 +1,1 @@
-"""The read-only HTTP API of a node: state from its files, flows from its store, metrics."""
+"""The HTTP API of a node: its state, its part in the cluster, its flow records, metrics."""

@@ -19,7 +19,7 @@ from appliance.config import ConfigInvalid, default, load
     help="The node's configuration file; without it, the defaults.",
 )
 def main(file: Path | None) -> None:
-    """Serve the read-only HTTP API until interrupted."""
+    """Serve the HTTP API until interrupted."""
     try:
         serve(load(file) if file else default())
     except (ConfigInvalid, CannotListen) as error:

@@ -1,43 +1,55 @@
-"""The application: its routes, its errors, and what it holds while it runs."""
+"""The application: its routes, its errors, who may ask, and what it holds while it runs."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import Depends, FastAPI, Request
 
 import appliance
-from api import exporters, flows, health, ledger, metrics, node, problems
+from api import cluster, drain, exporters, flows, health, ledger, metrics, problems
+from api.access import Access, Tokens
 from api.gate import Gate
-from api.node_file import Watcher
+from api.observer import Observer
 from api.problems import Problem
 from appliance.config import Config
 from appliance.query.engine import Engine
 from appliance.state import StateReader
 
-DESCRIPTION = """What a node of Tandem knows: its state, its ledger, and the flow records it stores.
+DESCRIPTION = """What a node of Tandem knows: its state, its part in the cluster, its ledger, and
+the flow records it stores.
 
 Times are nanoseconds since the epoch, or ISO 8601 text in parameters. Byte and packet counts are
 scaled by the sampling rate where it is known; rows whose rate is unknown are marked. Every error is
-a problem document (RFC 9457)."""
+a problem document (RFC 9457). Where `api.token_file` is set, all but the health checks need a
+token: `Authorization: Bearer …`."""
+
+_TOKENS_SECONDS = 1.0
+"""How often it is looked whether there are other tokens."""
 
 
 def create_app(config: Config) -> FastAPI:
     """The application for the node that ``config`` describes."""
+    tokens = Tokens(config.api)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         api = config.api
         app.state.config = config
-        app.state.watcher = Watcher(config.data_dir)
+        app.state.observer = observer = Observer(config)
         app.state.queries = Gate("query", api.concurrent_queries, api.query_seconds)
         app.state.reads = Gate("read", 2, api.query_seconds)
         app.state.engine = Engine(config.data_dir, seconds=api.query_seconds)
         app.state.state = StateReader(config.data_dir, config.elements.files)
-        app.state.watcher.start()
+        tokens.refresh()
+        tokens.make_local()
+        renewing = asyncio.create_task(_renew(tokens))
+        await observer.start()
         yield
-        app.state.watcher.stop()
+        await observer.stop()
+        renewing.cancel()
         app.state.queries.close()
         app.state.reads.close()
         app.state.engine.close()
@@ -53,9 +65,16 @@ def create_app(config: Config) -> FastAPI:
         dependencies=[Depends(_each_once)],
     )
     problems.install(app)
-    for part in (health, node, exporters, ledger, flows, metrics):
+    app.add_middleware(Access, tokens=tokens, api=config.api)
+    for part in (health, cluster, drain, exporters, ledger, flows, metrics):
         app.include_router(part.router)
     return app
+
+
+async def _renew(tokens: Tokens) -> None:
+    while True:
+        await asyncio.sleep(_TOKENS_SECONDS)
+        await asyncio.to_thread(tokens.refresh)
 
 
 async def _each_once(request: Request) -> None:

@@ -10,10 +10,12 @@ from pathlib import Path
 from fastapi import APIRouter, Request
 from fastapi.responses import PlainTextResponse
 
+from api.cluster import Observed
+from api.cluster_metrics import cluster_metrics
 from api.exposition import MEDIA_TYPE, Metric, render
 from api.gate import Gate
 from api.ledger_metrics import ledger_metrics
-from api.node_file import NodeDocument, Watcher
+from api.node_file import NodeDocument
 from appliance import __version__
 from appliance.state import StateError, StateReader
 from appliance.store.files import TABLES, snapshot
@@ -33,17 +35,15 @@ tandem_listener_datagrams_total{transport="udp",address="::",port="2055"} 120340
     response_class=PlainTextResponse,
     responses={200: {"content": {"text/plain": {"example": _EXAMPLE}}}},
 )
-async def metrics(request: Request) -> PlainTextResponse:
+async def metrics(request: Request, observed: Observed) -> PlainTextResponse:
     """Base units; counters end in `_total`, and start at zero with the node."""
     state = request.app.state
     reads: Gate = state.reads
-    watcher: Watcher = state.watcher
     reader: StateReader = state.state
 
     def work() -> str:
-        now_ns = watcher.clock()
-        document = watcher.snapshot.document
-        found = [_up(not watcher.snapshot.unready(now_ns))]
+        document = observed.watcher.snapshot.document
+        found = [_up(not observed.unready()), *cluster_metrics(observed)]
         if document is not None:
             found += [*node_metrics(document), *listener_metrics(document)]
             found += journal_metrics(document)

@@ -1,4 +1,8 @@
-"""``node.json``: what the supervisor writes each second about the node, and whether it is well."""
+"""What the collector says of itself, and whether that is well.
+
+It writes ``node.json`` each second. Where a health unit watches it, it is asked at its socket, too,
+so that what it said before it hung is not taken for what it says.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from appliance.health import state_socket
+
 NODE_FILE = "node.json"
+ASK_SECONDS = 1.0
 STALE_SECONDS = 5.0
 """The supervisor writes each second; after this long without, it hangs or is dead."""
 
@@ -136,16 +143,38 @@ def read(data_dir: Path, now_ns: int) -> Snapshot:
     return Snapshot(None, problem, now_ns)
 
 
+def ask(path: Path, now_ns: int) -> Snapshot:
+    """Ask the collector at its socket ``path``."""
+    try:
+        return Snapshot(
+            NodeDocument.model_validate_json(state_socket.ask(path, ASK_SECONDS)), "", now_ns
+        )
+    except (FileNotFoundError, ConnectionRefusedError):
+        problem = f"no collector runs here: nothing answers at {path}"
+    except TimeoutError:
+        problem = f"the collector does not answer within {ASK_SECONDS:g} s: it hangs"
+    except OSError as error:
+        problem = f"the collector cannot be asked at {path}: {error.strerror}"
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        problem = f"{path} does not answer with a node's state: {where}: {error.errors()[0]['msg']}"
+    return Snapshot(None, problem, now_ns)
+
+
 class Watcher:
     """Keeps the newest snapshot in memory, so that health checks never wait for a disk."""
 
     def __init__(
-        self, data_dir: Path, period: float = 1.0, clock: Callable[[], int] = time.time_ns
+        self,
+        look: Callable[[int], Snapshot],
+        period: float = 1.0,
+        clock: Callable[[], int] = time.time_ns,
     ) -> None:
-        self._data_dir = data_dir
+        """``look``: :func:`read` or :func:`ask`, of a path, at the time given."""
+        self._look = look
         self._period = period
         self.clock = clock
-        self.snapshot = read(data_dir, clock())
+        self.snapshot = look(clock())
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
@@ -161,7 +190,7 @@ class Watcher:
 
     def refresh(self) -> None:
         """Look at the file now."""
-        self.snapshot = read(self._data_dir, self.clock())
+        self.snapshot = self._look(self.clock())
 
     def _run(self) -> None:
         while not self._stop.wait(self._period):

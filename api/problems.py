@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ class Problem(Exception):  # noqa: N818 - named after the RFC's term
             HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-parameter", title, detail, errors=errors
         )
 
-    def response(self, request: Request) -> Response:
+    def response(self, request: HTTPConnection) -> Response:
         """The document, as an answer to ``request``."""
         document = ProblemDocument(
             type=_TYPE + self.kind if self.kind else "about:blank",

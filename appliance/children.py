@@ -43,6 +43,8 @@ class Child:
     takes: tuple[Child, set[int], bool] | None = None
     """Once it is ready: the worker to take shards from, which ones, and whether that then ends."""
     started: float = field(default_factory=time.monotonic)
+    heard: float = 0.0
+    """When it last said anything (monotonic seconds)."""
 
 
 def fork(body: Callable[[], None], control: socket.socket | None) -> Child:

@@ -7,24 +7,20 @@ import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from appliance.config_cluster import Api, Cluster, Vip
 from appliance.config_locate import Key, lines
-from appliance.config_model import (
-    Address,
-    Api,
-    Config,
-    Exporter,
-    Limits,
-    Listener,
-    Network,
-)
+from appliance.config_model import Config, Exporter, Limits, Listener
+from appliance.config_types import Address, Network
 
 __all__ = [
     "Address",
     "Api",
+    "Cluster",
     "Config",
     "ConfigError",
     "ConfigInvalid",
@@ -32,6 +28,7 @@ __all__ = [
     "Limits",
     "Listener",
     "Network",
+    "Vip",
     "check",
     "default",
     "load",
@@ -162,7 +159,9 @@ def _syntax(path: Path, text: str, error: tomllib.TOMLDecodeError) -> ConfigErro
 def _explain(path: Path, where: dict[Key, int], detail: ErrorDetails) -> ConfigError:
     loc = detail["loc"]
     problem, remedy = _words(detail)
-    line = next((where[loc[:n]] for n in range(len(loc), 0, -1) if loc[:n] in where), 0)
+    # an array of tables has no line of its own, but its first table has
+    places = [(*loc, 0), *(loc[:n] for n in range(len(loc), 0, -1))]
+    line = next((where[place] for place in places if place in where), 0)
     return ConfigError(path, line, _dotted(loc), problem, remedy)
 
 
@@ -213,12 +212,14 @@ def _words(detail: ErrorDetails) -> tuple[str, str]:
 
 
 def _tables(loc: Key) -> str:
-    field = Config.model_fields.get(str(loc[0])) if len(loc) == 1 else None
-    if field is not None and loc[0] in ("listener", "exporter"):
-        return f"write it as [[{loc[0]}]], with two brackets"
-    if field is not None and loc[0] != "allow":
-        return f"write it as [{loc[0]}], with its keys below"
-    return "use a list, in square brackets"
+    """How to write a table, or a list, that is missing at ``loc``."""
+    dotted = ".".join(str(part) for part in loc if isinstance(part, str))
+    annotation = _annotation(loc)
+    if _model(annotation) is None:
+        return "use a list, in square brackets"
+    if get_origin(annotation) is tuple:
+        return f"write it as [[{dotted}]], with two brackets"
+    return f"write it as [{dotted}], with its keys below"
 
 
 def _meant(loc: Key) -> str:
@@ -231,19 +232,35 @@ def _meant(loc: Key) -> str:
     if len(loc) > 1 and name in Config.model_fields:
         return f"{name} belongs at the top of the file, before the first [table]"
     for table, field in Config.model_fields.items():
-        model = field.annotation
-        if isinstance(model, type) and issubclass(model, BaseModel) and name in model.model_fields:
+        model = _model(field.annotation)
+        several = get_origin(field.annotation) is tuple
+        if model is not None and not several and name in model.model_fields:
             return f"{name} belongs in [{table}]"
     return f"known here: {', '.join(known)}"
 
 
 def _keys(loc: Key) -> list[str]:
     """The keys that the table at ``loc`` can have."""
-    tables: dict[str, type[BaseModel]] = {"listener": Listener, "exporter": Exporter}
-    if not loc:
-        return list(Config.model_fields)
-    name = str(loc[0])
-    model = tables.get(name) or Config.model_fields[name].annotation
-    assert isinstance(model, type)
-    assert issubclass(model, BaseModel)
+    model = _model(_annotation(loc))
+    assert model is not None
     return list(model.model_fields)
+
+
+def _annotation(loc: Key) -> Any:
+    """The type of what is at ``loc``."""
+    found: Any = Config
+    for part in loc:
+        model = _model(found)
+        if model is not None and isinstance(part, str):
+            found = model.model_fields[part].annotation
+        else:
+            found = get_args(found)[0]
+    return found
+
+
+def _model(annotation: Any) -> type[BaseModel] | None:
+    """The table that a field holds, one or many of; None where it holds values."""
+    for candidate in (annotation, *get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None

@@ -7,114 +7,32 @@ unit that the name ends with. Nothing here touches a file, except to ask whether
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-import re
 import socket
-from ipaddress import (
-    IPv4Address,
-    IPv4Network,
-    IPv6Address,
-    IPv6Network,
-    ip_address,
-    ip_network,
-)
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    PlainValidator,
-    ValidationInfo,
-    field_validator,
-    model_validator,
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from appliance.config_cluster import Api, Cluster
+from appliance.config_types import (
+    NAME,
+    Address,
+    FileName,
+    FilePath,
+    IPAddress,
+    IPNetwork,
+    Network,
+    Port,
+    Size,
+    Table,
+    wrong,
 )
-from pydantic_core import PydanticCustomError
 
 if TYPE_CHECKING:
     from appliance.decode.limits import Limits as DecoderLimits
-
-
-Address = IPv4Address | IPv6Address
-Network = IPv4Network | IPv6Network
-
-_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12} | {
-    "kib": 2**10,
-    "mib": 2**20,
-    "gib": 2**30,
-    "tib": 2**40,
-}
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*")
-_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
-
-
-def wrong(problem: str, remedy: str) -> PydanticCustomError:
-    """An error with what to do about it, to be raised in a validator."""
-    return PydanticCustomError("tandem", "{problem}", {"problem": problem, "remedy": remedy})
-
-
-def _size(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    match = _SIZE.fullmatch(value)
-    if match is None or match[2].lower() not in _UNITS:
-        raise wrong(f"{value!r} is not a size", 'use bytes, or a text such as "512 MiB"')
-    return int(float(match[1]) * _UNITS[match[2].lower()])
-
-
-def _address(value: object) -> Address:
-    try:
-        return ip_address(str(value)) if isinstance(value, str | Address) else _no_address(value)
-    except ValueError:
-        return _no_address(value)
-
-
-def _no_address(value: object) -> Address:
-    raise wrong(
-        f"{value!r} is not an IP address", 'use one such as "192.0.2.1" or "2001:db8::1", in quotes'
-    )
-
-
-def _network(value: object) -> Network:
-    if isinstance(value, Network):
-        return value
-    try:
-        if not isinstance(value, str):
-            raise TypeError
-        return ip_network(value)
-    except (ValueError, TypeError):
-        pass
-    try:
-        masked = str(ip_network(str(value), strict=False))
-    except ValueError:
-        raise wrong(
-            f"{value!r} is neither an IP address nor a network",
-            'use one such as "10.0.0.0/8" or "2001:db8::/32", in quotes',
-        ) from None
-    raise wrong(f"{value!r} has bits set beyond its prefix", f'did you mean "{masked}"?')
-
-
-def _path(value: object, info: ValidationInfo) -> Path:
-    if not isinstance(value, str | Path) or not str(value):
-        raise wrong(f"{value!r} is not a path", "use a text in quotes")
-    base = (info.context or {}).get("base", Path())
-    return Path(base, Path(value).expanduser()).absolute()
-
-
-Size = Annotated[int, BeforeValidator(_size)]
-IPAddress = Annotated[Address, PlainValidator(_address), PlainSerializer(str)]
-IPNetwork = Annotated[Network, PlainValidator(_network), PlainSerializer(str)]
-FilePath = Annotated[Path, PlainValidator(_path), PlainSerializer(str)]
-Port = Annotated[int, Field(ge=1, le=65535)]
-
-
-class Table(BaseModel):
-    """A table of the file: unknown keys and values of another type are errors."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, validate_default=True)
 
 
 def default_data_dir() -> Path:
@@ -129,25 +47,14 @@ def default_data_dir() -> Path:
 def default_name() -> str:
     """The host's name up to the first dot, or ``node`` where it is not fit for a file name."""
     name = socket.gethostname().split(".")[0]
-    return name if _NAME.fullmatch(name) else "node"
+    return name if NAME.fullmatch(name) else "node"
 
 
 class Node(Table):
     """``[node]``: who this is."""
 
-    name: str = Field(default_factory=default_name)
+    name: FileName = Field(default_factory=default_name)
     """Unique among the nodes of a cluster; part of the names of its segments."""
-
-    @field_validator("name")
-    @classmethod
-    def _fit_for_a_file_name(cls, value: str) -> str:
-        if not _NAME.fullmatch(value):
-            raise wrong(
-                f"{value!r} cannot be a node's name",
-                "use 1 to 63 letters, digits, dots, dashes and underscores, first and last "
-                "a letter or digit",
-            )
-        return value
 
 
 class Listener(Table):
@@ -296,27 +203,13 @@ class Elements(Table):
     files: tuple[FilePath, ...] = Field(default=(), strict=False)
 
 
-class Api(Table):
-    """``[api]``: the read-only HTTP API."""
+class Health(Table):
+    """``[health]``: how the node proves that its collector works (``tandem health``)."""
 
-    address: IPAddress = IPv4Address("127.0.0.1")
-    port: Port = 8080
-    expose: bool = False
-    """Needed for an address other than loopback, because anyone who reaches it can read."""
-    query_seconds: float = Field(default=30, gt=0, le=3600)
-    """A query that takes longer is ended."""
-    concurrent_queries: int = Field(default=2, ge=1, le=64)
-    """Queries that run at once; further ones wait, and give up after ``query_seconds``."""
-
-    @model_validator(mode="after")
-    def _exposed_on_purpose(self) -> Self:
-        if not self.address.is_loopback and not self.expose:
-            raise wrong(
-                f"{self.address} is not a loopback address, and reads need no token",
-                "set expose = true if only people who may read can reach it, or put a proxy "
-                "with authentication before 127.0.0.1",
-            )
-        return self
+    directory: FilePath
+    """Where the collector and its watcher say how they do; on a file system in memory."""
+    hung_seconds: float = Field(default=0.5, ge=0.1, le=60)
+    """A shard that proves nothing for so long hangs; five canaries are sent to it in this time."""
 
 
 class Metrics(Table):
@@ -343,6 +236,8 @@ class Config(Table):
     elements: Elements = Elements()
     api: Api = Api()
     metrics: Metrics = Metrics()
+    health: Health | None = None
+    cluster: Cluster | None = None
 
     @field_validator("listener")
     @classmethod
@@ -359,6 +254,17 @@ class Config(Table):
                     )
         return value
 
+    @field_validator("health")
+    @classmethod
+    def _has_a_listener(cls, value: Health | None, info: ValidationInfo) -> Health | None:
+        heard = info.data.get("listener", DEFAULT_LISTENERS)
+        if value is not None and not any(one.transport == "udp" for one in heard):
+            raise wrong(
+                "no UDP listener through which the collector could be seen to work",
+                "add a [[listener]], or remove [health]",
+            )
+        return value
+
     @field_validator("exporter")
     @classmethod
     def _each_once(cls, value: tuple[Exporter, ...]) -> tuple[Exporter, ...]:
@@ -369,6 +275,29 @@ class Config(Table):
             seen.add(exporter.address)
         return value
 
+    @field_validator("cluster")
+    @classmethod
+    def _has_this_node(cls, value: Cluster | None, info: ValidationInfo) -> Cluster | None:
+        # a table that is itself wrong is not in the data, and has its own error
+        if value is None or not {"node", "listener", "api"} <= info.data.keys():
+            return value
+        name, api = info.data["node"].name, info.data["api"]
+        address = value.address_of(name)
+        if address is None:
+            raise wrong(
+                f"no [[cluster.node]] has the name of this node, {name}",
+                "add it, or correct name in [node]",
+            )
+        # bound together, they would want the same port
+        own = Listener(transport="tcp", address=address, port=value.port)
+        sockets = [*info.data["listener"], Listener(transport="tcp", address=api.address,
+                                                    port=api.port)]  # fmt: skip
+        for other in sockets:
+            if other.covers(own) or own.covers(other):
+                what = "[api]" if other is sockets[-1] else "a [[listener]]"
+                raise wrong(f"port {value.port} is also that of {what}", "use another port")
+        return value
+
     def exporter_of(self, address: Address) -> Exporter | None:
         """The ``[[exporter]]`` table for ``address``: the one with the longest prefix."""
         fits = [e for e in self.exporter if address in e.address]
@@ -377,3 +306,15 @@ class Config(Table):
     def sha256(self) -> str:
         """Hex digest of the values, however the file spells them: equal if nothing differs."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+    def shared_sha256(self) -> str:
+        """Hex digest of what all nodes of a cluster must have in common; equal if they do.
+
+        What may differ from node to node is not part of it: names of this node, paths, and what
+        depends on the machine's size.
+        """
+        common = self.model_dump(mode="json", include={"allow", "listener", "limits", "exporter"})
+        common["retention_days"] = self.store.retention_days
+        common["elements"] = [file.name for file in self.elements.files]
+        common["cluster"] = self.cluster.common() if self.cluster else None
+        return hashlib.sha256(json.dumps(common, sort_keys=True).encode()).hexdigest()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from appliance.children import Child
-from appliance.receive.sockets import Endpoint
+from appliance.receive.listeners import Listeners
 
 log = logging.getLogger(__name__)
 
@@ -20,14 +20,11 @@ NODE_FILE = "node.json"
 SO_MEMINFO = 55
 
 
-def write(
-    data_dir: Path,
-    identity: Mapping[str, Any],
-    endpoints: Mapping[str, Endpoint],
-    groups: Mapping[str, list[socket.socket]],
-    workers: Iterable[Child],
-) -> None:
-    """Replace the file. ``identity``: what never changes; ``groups``: UDP sockets by listener."""
+def document(identity: Mapping[str, Any], opened: Listeners, workers: Iterable[Child]) -> bytes:
+    """What the node is now; figures of workers are those of their last report.
+
+    ``identity``: what never changes.
+    """
     workers = list(workers)
     intakes: dict[str, list[int]] = {}
     shards: dict[str, Any] = {}
@@ -41,16 +38,16 @@ def write(
         for name, *figures in worker.report.get("streams", ()):
             streams[name] = figures
     listeners = []
-    for name, endpoint in endpoints.items():
+    for name, endpoint in opened.endpoints.items():
         row: dict[str, Any] = {
             "listener": name,
             "address": endpoint.address,
             "port": endpoint.port,
             "transport": endpoint.transport,
         }
-        if name in groups:
+        if name in opened.groups:
             datagrams, size = intakes.get(name, [0, 0])
-            memory = [_memory(s) for s in groups[name]]
+            memory = [_memory(s) for s in opened.groups[name]]
             row |= {"datagrams": datagrams, "bytes": size}
             row |= {"kernel_dropped": sum(m[1] for m in memory)}
             row |= {"buffered_bytes": sum(m[0] for m in memory)}
@@ -59,7 +56,7 @@ def write(
             row |= {"datagrams": datagrams, "bytes": size, "kernel_dropped": 0}
             row |= {"framing_errors": framing, "sessions_refused": refused}
         listeners.append(row)
-    document = {
+    node = {
         **identity,
         "updated_ns": time.time_ns(),
         "workers": [
@@ -68,11 +65,16 @@ def write(
         "listeners": listeners,
         "shards": [{"shard": int(k), **shards[k]} for k in sorted(shards, key=int)],
     }
+    return json.dumps(node).encode()
+
+
+def write(data_dir: Path, data: bytes) -> None:
+    """Replace the file."""
     path = data_dir / NODE_FILE
     temporary = path.with_suffix(".tmp")
     try:
         # not synced: after a crash of the machine there is no running node to describe
-        temporary.write_text(json.dumps(document))
+        temporary.write_bytes(data)
         temporary.rename(path)
     except OSError as error:
         log.error("%s: %s", path, error)

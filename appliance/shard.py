@@ -16,6 +16,7 @@ import math
 import os
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from appliance.batch import DatagramBatch
 from appliance.config import Config
 from appliance.decode import Decoded, Decoder
 from appliance.decode.elements import Registry
+from appliance.health import canary
+from appliance.health.recognise import Recogniser
 from appliance.journal.journal import Journal
 from appliance.ledger.ledger import Ledger
 from appliance.receive.receiver import StreamIntake
@@ -68,6 +71,10 @@ class Shard:
         )
         self.release_spares = self.journal.release
         """Frees what is kept only to be quick; the worker says of all its shards."""
+        self.tell_flush: Callable[[int], None] = lambda code: None
+        """Hears after each flush why nothing can be stored (errno), or 0."""
+        key = canary.read_key(Path(config.data_dir))
+        self._recogniser = Recogniser(key) if key else None
         self.decoder = Decoder.of(config, registry)
         self.files = StateFiles(self.directory)
         self.ledger = Ledger()
@@ -217,6 +224,13 @@ class Shard:
             self.flush(now_ns)
 
     def _decode(self, batch: DatagramBatch, now_ns: int) -> list[Decoded]:
+        """Decode ``batch``, but for the canaries in it: they end here."""
+        if self._recogniser is not None:
+            batch, canaries = self._recogniser.without(batch)
+            self.ledger.canaries += canaries
+        return self._decode_all(batch, now_ns)
+
+    def _decode_all(self, batch: DatagramBatch, now_ns: int) -> list[Decoded]:
         """Decode ``batch``; should a datagram break the decoder, all others are still decoded."""
         try:
             return [self.decoder.decode(batch, now_ns)]
@@ -226,8 +240,8 @@ class Shard:
                 return [self.decoder.undecodable(batch)]
             half = len(batch) // 2
             return [
-                *self._decode(batch.select(slice(0, half)), now_ns),
-                *self._decode(batch.select(slice(half, None)), now_ns),
+                *self._decode_all(batch.select(slice(0, half)), now_ns),
+                *self._decode_all(batch.select(slice(half, None)), now_ns),
             ]
 
     def _keep_poison(self, batch: DatagramBatch) -> None:
@@ -283,9 +297,11 @@ class Shard:
         for attempt in range(3):
             try:
                 self._flush(now_ns)
+                self.tell_flush(0)
                 return
             except OSError as error:
                 log.error("shard %d: cannot flush: %s", self.number, error)
+                self.tell_flush(error.errno or errno.EIO)
                 # stored flows go for nothing but space
                 if error.errno not in FULL or not self._make_room(ROOM_BYTES << attempt):
                     break
@@ -395,6 +411,7 @@ class Shard:
             "lag_seconds": round(lag_ns / 1e9, 3),
             "torn": self.checkpoint.torn,
             "uncounted": self.checkpoint.uncounted,
+            "canaries": self.ledger.canaries,
             "templates_evicted": sum(self.decoder.templates_evicted().values()),
             "options_evicted": sum(self.decoder.options_evicted().values()),
             "balanced": not imbalances,

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import resource
 import select
 import signal
@@ -25,8 +24,12 @@ from typing import Any
 from appliance import __version__, node_file
 from appliance.children import Child, check_writable, fork, how, only_one, wait_for
 from appliance.config import Config, ConfigInvalid, load
-from appliance.receive import sockets, systemd
-from appliance.receive.sockets import Endpoint
+from appliance.health import canary
+from appliance.health.pulse import PULSE_FILE, Pulse
+from appliance.health.state_socket import SOCKET_FILE, StateSocket
+from appliance.receive import capabilities, systemd
+from appliance.receive.listeners import Listeners, open_listeners
+from appliance.receive.sockets import ListenError
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +39,9 @@ GROW_LAG_SECONDS = 1.0
 """A worker that decodes this much later than the flush wants it, for two reports in a row, gives
 shards away."""
 SHRINK_AFTER_SECONDS = 60.0
+SILENT_SECONDS = 30.0
+"""A worker that reports nothing for so long, with no shard to recover or to hand over, hangs: it is
+killed, and another gets its shards."""
 SHRINK_LOAD = 0.3
 """Workers that together use less than this share of one worker's time become one fewer."""
 
@@ -48,13 +54,13 @@ class Supervisor:
         self.config = config
         self.path = path
         self.data_dir = Path(config.data_dir)
-        self.groups: dict[str, list[socket.socket]] = {}
-        self.streams: dict[str, tuple[socket.socket, bool]] = {}
-        self.endpoints: dict[str, Endpoint] = {}
+        self.listeners = Listeners()
         self.workers: list[Child] = []
         self.maintenance: Child | None = None
         self.moving: dict[int, Child] = {}
         """Shards on their way: to whom they go once they are released."""
+        self.pulse: Pulse | None = None
+        self.state_socket: StateSocket | None = None
         self.deaths: Counter[str] = Counter()
         """Children that ended soon after their start, in a row, by kind."""
         self.started_ns = time.time_ns()
@@ -72,7 +78,9 @@ class Supervisor:
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         with only_one(self.data_dir):
-            self._open(systemd.listen_fds())
+            self.listeners = open_listeners(self.config, systemd.listen_fds())
+            capabilities.drop()  # large receive buffers were all that they are for
+            self._open_health()
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
                 signal.signal(number, self._on_signal)
             os.set_blocking(self._signals[0], False)
@@ -87,38 +95,22 @@ class Supervisor:
                 self._stop()
         return 0
 
-    # sockets
-
-    def _open(self, handed: list[tuple[str, socket.socket]]) -> None:
-        """Make every listener's sockets, of those handed over where there are any."""
-        by_name = systemd.numbered(handed)
-        shards = self.config.receive.shards
-        for listener in self.config.listener:
-            endpoint = Endpoint(listener.transport, str(listener.address), listener.port)
-            name, stored = str(endpoint), _stored_name(endpoint)
-            self.endpoints[name] = endpoint
-            kept = by_name.pop(stored, {})
-            had = set(kept)
-            if endpoint.transport == "tcp":
-                sock = kept.pop(min(kept)) if kept else sockets.open_tcp(endpoint)
-                sock.setblocking(False)  # a socket unit hands over one that blocks
-                for surplus in kept.values():
-                    surplus.close()
-                self.streams[name] = (sock, listener.proxy_protocol)
-                group = [sock]
-            else:
-                buffer = self.config.receive.receive_buffer
-                group = self.groups[name] = sockets.complete_group(endpoint, kept, shards, buffer)
-            for k in set(range(len(group))) - had:
-                systemd.store(f"{stored}.{k}", group[k])
-            for k in had - set(range(len(group))):
-                systemd.forget(f"{stored}.{k}")
-            log.info("listening on %s%s", name, " (handed over)" if had else "")
-        for name, unused in by_name.items():
-            log.warning("%d sockets named %r were handed over for no listener", len(unused), name)
-            for k, sock in unused.items():
-                systemd.forget(f"{name}.{k}")
-                sock.close()
+    def _open_health(self) -> None:
+        """Make what ``tandem health`` and the API look at, if the configuration asks for it."""
+        if self.config.health is None:
+            return
+        directory = Path(self.config.health.directory)
+        canary.make_key(self.data_dir)
+        try:
+            self.pulse = Pulse.create(
+                directory / PULSE_FILE, self.config.receive.shards, len(self.listeners.groups)
+            )
+            self.state_socket = StateSocket(directory / SOCKET_FILE)
+        except OSError as error:
+            raise ListenError(
+                f"cannot use {directory}: {error.strerror}; make it writable for this user, "
+                "or set another directory in [health]"
+            ) from error
 
     # workers
 
@@ -142,7 +134,7 @@ class Supervisor:
             self._close_controls()
             from appliance.worker import Worker
 
-            Worker(self.config, self.groups, self.streams, theirs).run()
+            Worker(self.config, self.listeners, theirs, self.pulse).run()
 
         child = fork(body, ours)
         theirs.close()
@@ -152,6 +144,8 @@ class Supervisor:
 
     def _close_controls(self) -> None:
         """In a child: a worker must see the end of its supervisor, whoever else is left."""
+        if self.state_socket is not None:
+            self.state_socket.close()
         for worker in self.workers:
             if worker.control is not None:
                 worker.control.close()
@@ -189,10 +183,13 @@ class Supervisor:
         while not self._stopping:
             by_fd = {w.control.fileno(): w for w in self.workers if w.control is not None}
             wait = 0.1 if self._due or self._reload else 0.5
-            readable, _, _ = select.select([self._signals[0], *by_fd], [], [], wait)
+            asked = [] if self.state_socket is None else [self.state_socket.fileno()]
+            readable, _, _ = select.select([self._signals[0], *asked, *by_fd], [], [], wait)
             for fd in readable:
                 if fd == self._signals[0]:
                     os.read(fd, 4096)
+                elif fd in asked and self.state_socket is not None:
+                    self.state_socket.answer(self._document)
                 else:
                     self._hear(by_fd[fd])
             self._reap()
@@ -204,7 +201,9 @@ class Supervisor:
             if time.monotonic() - written >= 1.0:
                 written = time.monotonic()
                 self._balance_workers()
-                self._write_node()
+                self._end_silent()
+                node_file.write(self.data_dir, self._document())
+                systemd.watchdog()
 
     def _hear(self, worker: Child) -> None:
         assert worker.control is not None
@@ -212,6 +211,7 @@ class Supervisor:
             data = worker.control.recv(1 << 20)
         except ConnectionResetError:
             return
+        worker.heard = time.monotonic()
         worker.line += data
         *lines, worker.line = worker.line.split(b"\n")
         for line in lines:
@@ -277,6 +277,19 @@ class Supervisor:
         self._due = [one for one in self._due if one[0] > now]
         for _, start in due:
             start()
+
+    def _end_silent(self) -> None:
+        """Kill workers that hang; what then happens is what happens when they die."""
+        for worker in self.workers:
+            # while it recovers a shard it cannot report; nor while it brings one to its end that it
+            # gives up, which takes as long as there is in the journal
+            reported = {int(k) for k in worker.report.get("shards", ())}
+            recovers = not worker.report or reported != worker.shards
+            limit = SILENT_SECONDS * (10 if self.moving else 1)
+            silent = time.monotonic() - worker.heard
+            if not recovers and silent > limit:
+                log.error("worker %d says nothing for %.0f s", worker.pid, silent)
+                os.kill(worker.pid, signal.SIGKILL)
 
     def _balance_workers(self) -> None:
         """Grow when a worker stays behind, shrink when all of them have little to do."""
@@ -380,16 +393,18 @@ class Supervisor:
         for worker in self.workers:
             wait_for(worker.pid)
         (self.data_dir / "node.json").unlink(missing_ok=True)
+        if self.state_socket is not None:
+            self.state_socket.remove()
 
-    def _write_node(self) -> None:
-        document = {
+    def _document(self) -> bytes:
+        identity = {
             "node": self.config.node.name,
             "version": __version__,
             "pid": os.getpid(),
             "started_ns": self.started_ns,
             "config_sha256": self.config.sha256(),
         }
-        node_file.write(self.data_dir, document, self.endpoints, self.groups, self.workers)
+        return node_file.document(identity, self.listeners, self.workers)
 
 
 def leftover(data_dir: Path, shards: int) -> set[int]:
@@ -402,12 +417,6 @@ def leftover(data_dir: Path, shards: int) -> set[int]:
     if found:
         log.warning("shards %s are none any more; what they have is stored first", sorted(found))
     return found
-
-
-def _stored_name(endpoint: Endpoint) -> str:
-    """The listener's part of a name in the file-descriptor store; a dot and the shard follow."""
-    address = re.sub("[.:]", "_", endpoint.address)
-    return f"{endpoint.transport}-{address}-{endpoint.port}"
 
 
 def main(config: Config, path: Path | None = None) -> int:

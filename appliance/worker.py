@@ -29,6 +29,10 @@ from typing import Any
 
 from appliance.config import Config
 from appliance.decode.elements import Registry
+from appliance.health import canary
+from appliance.health.pulse import Pulse
+from appliance.health.recognise import Recogniser
+from appliance.receive.listeners import Listeners
 from appliance.receive.receiver import Intake, Receiver, StreamIntake
 from appliance.shard import Shard
 from appliance.store.retention import make_room
@@ -59,23 +63,23 @@ class Worker:
     def __init__(
         self,
         config: Config,
-        groups: dict[str, list[socket.socket]],
-        streams: dict[str, tuple[socket.socket, bool]],
+        listeners: Listeners,
         control: socket.socket,
+        pulse: Pulse | None = None,
     ) -> None:
-        """``groups``: a listener's UDP sockets by its name, one a shard, in order of the shards;
-        ``streams``: listening TCP sockets, with whether they speak the PROXY protocol.
-        """
+        """``pulse``: where to say what arrives, if anybody watches."""
         self.config = config
-        self.groups = groups
-        self.streams = streams
+        self.listeners = listeners
         self.control = control
+        self.pulse = pulse
         self.registry = Registry.load(config.elements.files)
         self.shards: dict[int, Shard] = {}
         self.intakes: dict[int, list[Intake]] = {}
         self._stopping = False
         self._arrived = threading.Event()
-        self.receiver = Receiver(self._make_room, self._arrived.set)
+        key = canary.read_key(Path(config.data_dir))
+        recogniser = Recogniser(key) if key else None
+        self.receiver = Receiver(self._make_room, self._arrived.set, recogniser)
         self._line = b""
 
     def run(self) -> None:
@@ -178,19 +182,30 @@ class Worker:
             return
         self.shards[k] = shard
         shard.release_spares = self._release_spares
-        intakes = [Intake(name, group[k], shard.journal) for name, group in self.groups.items()]
+        row = self.pulse.rows[k] if self.pulse is not None else None
+        intakes = [
+            Intake(name, group[k], shard.journal, row, i)
+            for i, (name, group) in enumerate(self.listeners.groups.items())
+        ]
         self.intakes[k] = intakes
         # a connection must stay in one process: all sessions of TCP live with shard 0
         if k == 0:
             shard.streams = [
-                StreamIntake(name, sock, shard.journal, proxied)
-                for name, (sock, proxied) in self.streams.items()
+                StreamIntake(name, sock, shard.journal, proxied, row)
+                for name, (sock, proxied) in self.listeners.streams.items()
             ]
         self.receiver.add(intakes, shard.streams)
+        if row is not None:
+            shard.tell_flush = row.flush_problem
+            row.receiver_problem(0)  # of a process before
+            row.flush_problem(0)
+            row.hold()
 
     def _release(self, k: int) -> None:
         shard = self.shards[k]
         self.receiver.remove(shard.journal)
+        if self.pulse is not None:
+            self.pulse.rows[k].drop()
         shard.close()
         del self.shards[k], self.intakes[k]
 

@@ -23,7 +23,7 @@ FLOW_SECONDS = 60.0
 NEXT = """
 The API answers at every VIP and node: https://10.77.0.101:8443
 
-  curl --cacert {secrets}/pki/cluster/ca.pem -H "Authorization: Bearer $(cat {secrets}/token)" \\
+  curl --cacert {secrets}/pki/cluster-ca.pem -H "Authorization: Bearer $(cat {secrets}/token)" \\
        https://10.77.0.101:8443/v1/cluster
 
 Next, try

@@ -152,7 +152,9 @@ class Machine:
         return run("nsenter", "-a", "-t", str(leader), *command, check=check)
 
     def kill(self) -> None:
-        """Take its power away: all its processes end at once, and its link goes down."""
+        """Take its power away: its link goes down, and all its processes end, at once."""
+        with contextlib.suppress(LabError):
+            network.carrier(self.port, up=False)
         for name in ("leader", "nspawn"):
             with contextlib.suppress(FileNotFoundError, ProcessLookupError, ValueError):
                 os.kill(int((self.folder / name).read_text()), signal.SIGKILL)

@@ -22,7 +22,12 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "run": _own("run", "Collector, API and a live view on this machine, as an ordinary user."),
         "collect": _own("collect", "The collector alone, in the foreground."),
         "watch": _own("watch", "The live view of a collector that runs."),
+        "health": _own("health", "Prove that the collector works, and tell keepalived."),
         "config": _own("config", "Check a configuration file."),
+    },
+    "Cluster": {
+        "status": _own("status", "The cluster on one screen: nodes, VIPs, problems."),
+        "drain": _own("drain", "Move a node's VIPs to another node."),
     },
     "Ask": {
         "top": _own("top", "Who or what has most of the traffic."),

@@ -22,6 +22,7 @@ I64 = NDArray[np.int64]
 KEYS = ["exporter", "protocol", "domain"]
 """The columns of :meth:`Ledger.table` that name a source: address text, protocol name, number."""
 
+_CANARIES = b"canaries"
 _BY_STATUS = np.array([BY_STATUS[status] for status in Status], np.int64)
 
 
@@ -47,6 +48,8 @@ class Ledger:
         self._counts = np.zeros((0, len(COUNTERS)), np.int64)
         self._sources = 0
         self._tracker = SequenceTracker()
+        self.canaries = 0
+        """Datagrams that the node sent to itself (appliance.health): they have no source."""
 
     def __len__(self) -> int:
         """Sources known."""
@@ -143,9 +146,10 @@ class Ledger:
         pending = int((decoded - stored - dropped).sum())
         if pending != pending_records:
             found.append(Imbalance(None, "records not stored yet", pending_records, pending))
-        if journal_datagrams is not None and journal_datagrams != (all_ := int(received.sum())):
+        taken = int(received.sum()) + self.canaries
+        if journal_datagrams is not None and journal_datagrams != taken:
             found.append(
-                Imbalance(None, "datagrams taken from the journal", journal_datagrams, all_)
+                Imbalance(None, "datagrams taken from the journal", journal_datagrams, taken)
             )
         return found
 
@@ -171,7 +175,8 @@ class Ledger:
             counter.name: pa.array(_narrow(self.counts[:, i])) for i, counter in enumerate(COUNTERS)
         }
         columns["records_stored"] = pa.array(_narrow(self._storable()))
-        counts = to_ipc(pa.table(columns))
+        table = pa.table(columns).replace_schema_metadata({_CANARIES: str(self.canaries)})
+        counts = to_ipc(table)
         return len(counts).to_bytes(8, "little") + counts + self._tracker.dump()
 
     def load(self, dumped: bytes) -> None:
@@ -184,6 +189,8 @@ class Ledger:
         for name in table.column_names:
             if name in NUMBER:
                 self._counts[: len(table), NUMBER[name]] = table.column(name).to_numpy()
+        # those before canaries have no metadata
+        self.canaries = int((table.schema.metadata or {}).get(_CANARIES, 0))
         self._tracker.load(dumped[size:])
 
 

@@ -23,6 +23,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from appliance.health.canary import LENGTH
+from appliance.health.pulse import Row
+from appliance.health.recognise import Recogniser
 from appliance.journal.block import SO_RXQ_OVFL, Block
 from appliance.journal.journal import Journal
 from appliance.receive import tcp
@@ -48,11 +51,15 @@ SPARE_DESCRIPTORS = 256
 
 @dataclass(slots=True)
 class Intake:
-    """One UDP socket of one shard, and what came through it."""
+    """One UDP socket of one shard, and what came through it, canaries apart."""
 
     listener: str
     sock: socket.socket
     journal: Journal
+    row: Row | None = None
+    """The shard's part of the pulse."""
+    number: int = 0
+    """The listener's place in it."""
     datagrams: int = 0
     bytes: int = 0
     kernel_dropped: int = 0
@@ -67,6 +74,7 @@ class StreamIntake:
     sock: socket.socket
     journal: Journal
     proxy_protocol: bool
+    row: Row | None = None
     datagrams: int = 0
     bytes: int = 0
     sessions_refused: int = 0
@@ -82,11 +90,14 @@ class Receiver(threading.Thread):
         self,
         make_room: Callable[[int], int] | None = None,
         notify: Callable[[], None] = lambda: None,
+        recogniser: Recogniser | None = None,
     ) -> None:
+        """``recogniser``: knows canaries; needed where intakes have a row in the pulse."""
         super().__init__(name="receive", daemon=True)
         self.sessions: dict[int, tuple[tcp.Session, StreamIntake]] = {}
         self._make_room = make_room
         self._notify = notify
+        self._recogniser = recogniser
         self._numbers = tcp.session_numbers()
         self._gather = GATHER_SECONDS
         self._poller = select.epoll()
@@ -185,15 +196,21 @@ class Receiver(threading.Thread):
                 self._notify()
                 time.sleep(self._gather)
 
-    def _block(self, journal: Journal) -> Block | None:
+    def _block(self, intake: Intake | StreamIntake) -> Block | None:
+        journal, code = intake.journal, 0
         try:
             block = journal.open_block()
+            if block is None:
+                code = errno.ENOBUFS
         except OSError as error:
             log.error("journal: %s", error)
+            code = error.errno or errno.EIO
             # stored flows go for nothing but space
-            if self._make_room is not None and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if self._make_room is not None and code in (errno.ENOSPC, errno.EDQUOT):
                 self._make_room(journal.geometry.size)
             block = None
+        if intake.row is not None:
+            intake.row.receiver_problem(code)
         if block is None:
             self.stalls += 1
             time.sleep(self._gather)  # the kernel's buffer holds, and counts what it cannot
@@ -204,28 +221,34 @@ class Receiver(threading.Thread):
         journal, fd = intake.journal, intake.sock.fileno()
         left = journal.geometry.slots
         while left > 0:
-            block = self._block(journal)
+            block = self._block(intake)
             if block is None:
                 return False
             first, room = block.count, min(block.room(), left)
             taken = receive(fd, block.message_address(first), room)
             if taken:
                 # first, for once the journal has them, the other thread may let the block go
-                self._count(intake, block, first, taken)
+                canary = self._count(intake, block, first, taken)
                 journal.received(block, taken)
+                if intake.row is not None:
+                    intake.row.received(intake.number, intake.datagrams, canary)
                 left -= taken
             if taken < room:
                 break
         return True
 
-    @staticmethod
-    def _count(intake: Intake, block: Block, first: int, taken: int) -> None:
-        intake.datagrams += taken
+    def _count(self, intake: Intake, block: Block, first: int, taken: int) -> int:
+        """Account for what is new in ``block``; the number of the newest canary, or 0."""
         lengths = block.messages["length"][first : first + taken]
-        intake.bytes += int(lengths.sum(dtype=np.int64))
+        canaries = newest = 0
+        if self._recogniser is not None:
+            canaries, newest = self._recogniser.newest(block, first, lengths)
+        intake.datagrams += taken - canaries
+        intake.bytes += int(lengths.sum(dtype=np.int64)) - canaries * LENGTH
         last = block.control[first + taken - 1]
         if last["drops_type"] == SO_RXQ_OVFL:
             intake.kernel_dropped = int(last["drops"])
+        return newest
 
     def _accept(self, stream: StreamIntake) -> None:
         for _ in range(ACCEPTED_AT_ONCE):
@@ -256,7 +279,7 @@ class Receiver(threading.Thread):
                     if events & (select.EPOLLHUP | select.EPOLLERR | select.EPOLLRDHUP):
                         raise EOFError
                     return True
-                block = self._block(stream.journal)
+                block = self._block(stream)
                 if block is None:
                     return False
                 taken = session.read_into(block, size)

@@ -32,6 +32,12 @@ def notify(*lines: str, fds: tuple[int, ...] = ()) -> bool:
     return True
 
 
+def watchdog() -> None:
+    """Tell the service manager that this process is well, if it wants to hear that."""
+    if "WATCHDOG_USEC" in os.environ:
+        notify("WATCHDOG=1")
+
+
 def store(name: str, sock: socket.socket) -> bool:
     """Keep ``sock`` in the file-descriptor store, so that it outlives this process.
 

@@ -78,8 +78,8 @@ def test_templates_are_those_that_were_sent(client: TestClient) -> None:
 
 def test_metrics_and_node_agree_with_the_traffic(client: TestClient, collector: Collector) -> None:
     def datagrams() -> float:
-        client.app.state.watcher.refresh()  # type: ignore[attr-defined]
-        (listener,) = get(client, "/v1/node")["listeners"]
+        client.app.state.observer.watcher.refresh()  # type: ignore[attr-defined]
+        (listener,) = get(client, "/v1/node")["collector"]["listeners"]
         return float(listener["datagrams"])
 
     wait_for(lambda: datagrams() == EXPORTERS * COUNT + 1, 10, "the report of the workers")
@@ -91,10 +91,10 @@ def test_metrics_and_node_agree_with_the_traffic(client: TestClient, collector: 
 
 
 def test_readiness_follows_the_collector(client: TestClient, collector: Collector) -> None:
-    client.app.state.watcher.refresh()  # type: ignore[attr-defined]
+    client.app.state.observer.watcher.refresh()  # type: ignore[attr-defined]
     assert client.get("/readyz").status_code == 200
     assert collector.stop() == 0
-    client.app.state.watcher.refresh()  # type: ignore[attr-defined]
+    client.app.state.observer.watcher.refresh()  # type: ignore[attr-defined]
     answer = client.get("/readyz")
     assert answer.status_code == 503
     assert "no collector runs here" in answer.json()["detail"]

@@ -13,7 +13,7 @@ from api.exposition import Metric, render
 from appliance.config import Config
 from tests.unit.store_samples import T0, flows, write_hot
 
-_SAMPLE = re.compile(r'([a-z_]+)(?:\{((?:[a-z_]+="(?:[^"\\\n]|\\.)*",?)*)\})? (\S+)')
+_SAMPLE = re.compile(r'([a-z_][a-z0-9_]*)(?:\{((?:[a-z_]+="(?:[^"\\\n]|\\.)*",?)*)\})? (\S+)')
 
 
 def parse(text: str) -> dict[str, dict[str, float]]:

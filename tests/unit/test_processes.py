@@ -14,6 +14,7 @@ import pytest
 
 from appliance import children
 from appliance.children import Child, check_writable, fork, only_one
+from appliance.receive.listeners import Listeners
 from appliance.receive.sockets import ListenError
 from appliance.supervisor import RESTART_SECONDS, Supervisor, leftover
 from appliance.worker import Worker
@@ -23,7 +24,7 @@ from tests.unit.test_shard import v5
 
 def worker_of(config) -> tuple[Worker, socket.socket]:
     ours, theirs = socket.socketpair()
-    worker = Worker(config, {}, {}, theirs)
+    worker = Worker(config, Listeners(), theirs)
     worker.receiver.start()
     return worker, ours
 
