@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
-import subprocess
 import sys
 import time
-from pathlib import Path
 
 import click
 
-from lab import exporters
+from lab import ansible, exporters, machine
 from lab.machine import Machine, progress
 from lab.shell import LabError
 
-PROJECT = Path(__file__).parents[1]
 SECRETS = "/var/lib/tandem-lab.secrets"
-INVENTORIES = {2: "inventory/lab", 3: "inventory/lab-three"}
+INVENTORIES = {2: ansible.INVENTORY, 3: "inventory/lab-three"}
 FLOW_SECONDS = 60.0
 """How long exporters may take until the first flow record can be queried."""
 
@@ -43,40 +41,38 @@ def make(nodes: int, suite: str, profile: str) -> None:
     """Machines, site, exporters; raises LabError with nothing left behind."""
     began = time.monotonic()
     inventory = INVENTORIES[nodes]
-    environment = os.environ | {"TANDEM_PROFILE": profile}
     try:
-        _play(inventory, "lab.yml", environment, "-e", f"lab_suite={suite}")
-        _play(inventory, "site.yml", environment)
+        _play(inventory, "lab.yml", profile, "-e", f"lab_suite={suite}")
+        _play(inventory, "site.yml", profile)
         progress("real exporters: softflowd and pmacctd, on iperf3's traffic")
         exporters.start()
-        first = Machine("n1")
-        _wait_for_flows(first)
+        _wait_for_flows()
     except BaseException:
         progress("that failed; removing what was made")
-        _play(inventory, "lab.yml", environment, "-e", "lab_state=absent")
+        _play(inventory, "lab.yml", profile, "-e", "lab_state=absent")
         raise
     took = time.monotonic() - began
-    click.echo(first.call("tandem", "status", check=False))
+    click.echo(Machine("n1").call("tandem", "status", check=False))
     click.echo(f"The cluster collects, {took:.0f} s after the start.")
     click.echo(NEXT.format(secrets=SECRETS, python=os.path.relpath(sys.executable)))
 
 
-def _play(inventory: str, playbook: str, environment: dict[str, str], *words: str) -> None:
-    """Run a playbook; what it does is seen as it happens."""
+def _play(inventory: str, playbook: str, profile: str, *words: str) -> None:
+    """Run a playbook; what it changes is seen as it happens."""
     progress(f"ansible-playbook -i {inventory} playbooks/{playbook} {' '.join(words)}".rstrip())
-    command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", inventory]
-    command += [f"playbooks/{playbook}", *words]
-    quiet = environment | {"ANSIBLE_DISPLAY_OK_HOSTS": "false"}
-    if subprocess.run(command, cwd=PROJECT, env=quiet, check=False).returncode:
+    if ansible.play(inventory, playbook, *words, TANDEM_PROFILE=profile):
         raise LabError(f"playbooks/{playbook} failed: see above")
 
 
-def _wait_for_flows(node: Machine) -> None:
+def _wait_for_flows() -> None:
+    """Until both VIPs' holders have stored what exporters say."""
     progress("waiting for the first flow records")
     deadline = time.monotonic() + FLOW_SECONDS
+    query = ("tandem", "sql", "--json", "SELECT count(*) AS flows FROM flows")
     while time.monotonic() < deadline:
-        said = node.call("tandem", "sql", "SELECT count(*) AS n FROM flows", check=False)
-        if any(word.isdigit() and int(word) > 0 for word in said.replace(",", "").split()):
-            return
+        for node in machine.existing():
+            said = node.call(*query, check=False)
+            if said and json.loads(said)["flows"]:
+                return
         time.sleep(0.5)
     raise LabError(f"no flow record was stored within {FLOW_SECONDS:g} s")

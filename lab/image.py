@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from lab import ansible
 from lab.machine import progress
 from lab.shell import LabError, run
 
@@ -26,7 +27,6 @@ PACKAGES = (
     *("ca-certificates", "iperf3"),
 )
 """A Debian as an installer leaves it, which Ansible can work with; iperf3 is of the lab."""
-PROJECT = Path(__file__).parents[1]
 
 
 def ready(suite: str) -> Path:
@@ -60,9 +60,13 @@ def _of(*parts: str) -> str:
 
 def _digest(suite: str) -> str:
     """Says what the image is made of: equal for equal installing tasks and requirements."""
-    files = [PROJECT / "requirements/runtime.txt", PROJECT / "playbooks/image.yml", Path(__file__)]
+    files = [
+        ansible.PROJECT / "requirements/runtime.txt",
+        ansible.PROJECT / "playbooks/image.yml",
+        Path(__file__),
+    ]
     for part in ("tasks/install.yml", "defaults/main.yml", "tasks/dependencies.yml"):
-        files += sorted(PROJECT.glob(f"roles/*/{part}"))
+        files += sorted(ansible.PROJECT.glob(f"roles/*/{part}"))
     return _of(suite, *PACKAGES, *(path.read_text() for path in files))
 
 
@@ -138,14 +142,13 @@ def _usable(root: Path) -> Iterator[None]:
 
 
 def _install(root: Path) -> None:
-    command = [
-        *(str(Path(sys.executable).with_name("ansible-playbook")), "-i", f"{root},"),
-        *("-c", "community.general.chroot", "playbooks/image.yml"),
-    ]
+    command = ansible.command(f"{root},", "image.yml", "-c", "community.general.chroot")
     with _usable(root):
         run("chroot", str(root), "apt-get", "--quiet=2", "update")
         environment = os.environ | {"ANSIBLE_DISPLAY_OK_HOSTS": "false"}
-        done = subprocess.run(command, cwd=PROJECT, env=environment, stdout=sys.stderr, check=False)
+        done = subprocess.run(
+            command, cwd=ansible.PROJECT, env=environment, stdout=sys.stderr, check=False
+        )
         if done.returncode:
             raise LabError("the roles could not be installed into the image: see above")
     for path in (root / "etc/machine-id", *root.glob("var/lib/apt/lists/*_*")):

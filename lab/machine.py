@@ -115,6 +115,8 @@ class Machine:
             raise LabError(f"there is no node {self.name}: python -m lab up creates it")
         self._mount()
         (self.folder / "leader").unlink(missing_ok=True)
+        # after a kill, the kernel takes its time to remove the link of the namespace that is gone
+        network.unplug(self.port)
         command = [
             *("nsenter", f"--net=/run/netns/{network.SWITCH}", "systemd-nspawn", "--quiet"),
             *(f"--directory={self.root}", f"--machine={self.name}", "--boot"),

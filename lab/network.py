@@ -113,6 +113,12 @@ def block(port: str, blocked: bool) -> None:
     run("bridge", "-n", SWITCH, "link", "set", "dev", port, "state", state)
 
 
+def unplug(port: str) -> None:
+    """Remove the cable at a port, if there is one."""
+    with suppress(LabError):
+        run("ip", "-n", SWITCH, "link", "delete", port)
+
+
 def carrier(port: str, up: bool) -> None:
     """Pull the cable at the switch, or plug it in again."""
     run("ip", "-n", SWITCH, "link", "set", port, "up" if up else "down")

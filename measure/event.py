@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import appliance
-from lab import network
+from lab import ansible, network
 from lab.machine import Machine
 from lab.network import HOSTS
 from lab.shell import LabError
@@ -29,7 +29,6 @@ from measure.cluster import Cluster, data_dir
 from measure.judge import judge
 from measure.judgement import Judgement, Limits
 
-PROJECT = Path(__file__).parents[1]
 START_SECONDS = 1.0
 """Until the sender has begun."""
 MOST_SECONDS = 900.0
@@ -118,17 +117,18 @@ def _update(cluster: Cluster, node: Machine) -> None:
         source = Path(folder, "tandem")
         ignored = shutil.ignore_patterns("__pycache__", ".*", "var")
         for part in ("appliance", "api", "requirements"):
-            shutil.copytree(PROJECT / part, source / part, ignore=ignored)
+            shutil.copytree(ansible.PROJECT / part, source / part, ignore=ignored)
         for part in ("pyproject.toml", "README.md"):
-            shutil.copy(PROJECT / part, source)
+            shutil.copy(ansible.PROJECT / part, source)
         version = source / "appliance/__init__.py"
         text = f'__version__ = "{appliance.__version__}+{time.time_ns()}"'
         version.write_text(re.sub(r'__version__ = ".*"', text, version.read_text()))
-        playbook = Path(sys.executable).with_name("ansible-playbook")
-        command = [str(playbook), "-i", "inventory/lab", "playbooks/rolling_update.yml"]
         done = subprocess.run(
-            [*command, "-e", f"collector_source={source}"],
-            cwd=PROJECT,
+            ansible.command(
+                ansible.INVENTORY, "rolling_update.yml", "-e", f"collector_source={source}"
+            ),
+            cwd=ansible.PROJECT,
+            env=ansible.environment(),
             capture_output=True,
             text=True,
             check=False,

@@ -15,6 +15,7 @@ from appliance.cli.options import (
     filter_argument,
     format_options,
     load_config,
+    of_node,
     time_options,
     window_of,
 )
@@ -49,7 +50,7 @@ def exporters(
     from appliance.query.exporters import exporters as query
 
     window = window_of(last, since, until, "1h")
-    config = load_config(config_file)
+    config = load_config(config_file or of_node())
     with asking(data_dir, config_file) as engine:
         result = query(engine, filter=" ".join(filter_words), window=window)
         table = result.table

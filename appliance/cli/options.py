@@ -114,6 +114,10 @@ sampling_option = click.option(
 filter_argument = click.argument("filter_words", metavar="[FILTER]...", nargs=-1)
 
 
+NODE_CONFIG = Path("/etc/tandem/tandem.toml")
+"""What the playbooks configure a node by."""
+
+
 def load_config(config_file: Path | None) -> Config:
     """The configuration in ``config_file``, or the defaults."""
     from appliance.config import ConfigInvalid, default, load
@@ -126,7 +130,7 @@ def load_config(config_file: Path | None) -> Config:
 
 def data_directory(data_dir: Path | None, config_file: Path | None) -> Path:
     """Where the node's data is; Failure where there is none."""
-    found = data_dir or load_config(config_file).data_dir
+    found = data_dir or load_config(config_file or of_node()).data_dir
     if not found.is_dir():
         raise Failure(
             f"there is no data at {found}: start a collector with `tandem run`, "
@@ -138,6 +142,11 @@ def data_directory(data_dir: Path | None, config_file: Path | None) -> Path:
             "collector's user, or as root"
         )
     return found
+
+
+def of_node() -> Path | None:
+    """On a node: its own configuration is what is meant when none is named."""
+    return NODE_CONFIG if os.access(NODE_CONFIG, os.R_OK) else None
 
 
 def window_of(last: str | None, since: str | None, until: str | None, otherwise: str) -> Window:
@@ -174,6 +183,6 @@ def state_of(data_dir: Path, config_file: Path | None) -> Iterator[StateReader]:
     from appliance.state import StateError, StateReader
 
     try:
-        yield StateReader(data_dir, load_config(config_file).elements.files)
+        yield StateReader(data_dir, load_config(config_file or of_node()).elements.files)
     except StateError as error:
         raise Failure(f"the state of the node cannot be read: {error}") from None
