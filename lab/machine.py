@@ -223,6 +223,9 @@ def _first_process(nspawn: int) -> int | None:
     return None
 
 
+_BEGAN = time.monotonic()
+
+
 def progress(text: str) -> None:
-    """One line for who waits."""
-    sys.stderr.write(f"lab: {text}\n")
+    """One line for who waits, with the seconds since the start."""
+    sys.stderr.write(f"lab: {time.monotonic() - _BEGAN:3.0f} s  {text}\n")
