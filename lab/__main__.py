@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import click
 
@@ -59,11 +60,12 @@ def up(nodes: tuple[str, ...], suite: str) -> None:
             base = image.ready(suite)
             for one, address in missing:
                 one.create(base, address)
-        for one, _ in wanted:
-            if one.leader is None:
-                progress(f"{one.name} boots")
-                changed = True
-                one.start()
+        down = [one for one, _ in wanted if one.leader is None]
+        if down:
+            progress(f"{', '.join(one.name for one in down)} boot")
+            changed = True
+            with ThreadPoolExecutor() as pool:
+                list(pool.map(Machine.start, down))
     except BaseException:
         for one, _ in missing:
             one.destroy()
