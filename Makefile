@@ -2,7 +2,7 @@
 #
 # PYTHON  the interpreter that makes .venv (Python 3.11 or newer)
 # CONFIG  a configuration file for `make run`; without it the defaults are used
-# ARGS    further arguments for the command behind run, demo, bench, conformance, fuzz or pytest
+# ARGS    further arguments for the command behind run, cluster, demo, bench, conformance, fuzz or pytest
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -120,7 +120,8 @@ test: system $(STAMP)-fuzz lint lint-ansible ## set-up, lint, types and all test
 	@echo "== pytest"; $(BIN)/python -m pytest $(ARGS)
 	@$(MAKE) --no-print-directory molecule SCENARIOS="default failover" RUNS=1
 
-# SCENARIOS  which of them; RUNS  how often each event is done and measured
+# SCENARIOS  which of them; RUNS  how often each event is done and measured; in the environment
+# TANDEM_PROFILE  default or fast; TANDEM_SUITE  trixie or bookworm
 SCENARIOS ?= default failover partition drain api
 RUNS      ?= 5
 

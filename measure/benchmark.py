@@ -17,7 +17,8 @@ from lab.network import HOSTS
 from lab.shell import LabError
 from measure import iperf
 from measure.cluster import Cluster
-from measure.event import ANY, EVENTS, Event, Goal, measure
+from measure.event import EVENTS, Event, measure
+from measure.judgement import Limits
 
 IDLE = Event(lambda cluster, node: None, tail=6.0, moves=False)
 CASES = {"idle": IDLE, "switchover": EVENTS["switchover"], "node-kill": EVENTS["node-kill"]}
@@ -59,7 +60,7 @@ def _case(
             netns=HOSTS[0].namespace,
             udp_rate=udp_rate,
         )
-        judgement = measure(cluster, event, Goal(ANY), 2055, chosen.rate)
+        judgement = measure(cluster, event, Limits(), 2055, chosen.rate)
         measured = throughput.result()
     if not measured.steps:
         raise LabError(f"iperf3 got nothing through: {'; '.join(measured.errors)}")

@@ -183,7 +183,6 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--max-lost", type=int, metavar="DATAGRAMS")
     parser.add_argument("--max-gap-ms", type=float)
     parser.add_argument("--max-takeover-ms", type=float, help="from event to arrival elsewhere")
-    parser.add_argument("--detection-ms", type=float, help="measured elsewhere, for the report")
     parser.add_argument("--json", type=Path, help="write the result there")
     return parser.parse_args(argv)
 
@@ -199,7 +198,6 @@ def main(argv: list[str]) -> int:
         settle_seconds=chosen.settle,
         timeout=chosen.timeout,
     )
-    judgement.detection_ms = chosen.detection_ms
     if chosen.json:
         chosen.json.write_text(json.dumps(judgement.document(), indent=1) + "\n")
     sys.stdout.write(judgement.text())

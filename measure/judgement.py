@@ -20,6 +20,7 @@ class Limits:
     max_lost: int | None = None
     max_gap_ms: float | None = None
     max_takeover_ms: float | None = None
+    max_settled_ms: float | None = None
 
     def exceeded(self, judgement: Judgement) -> list[str]:
         """What is not."""
@@ -34,6 +35,9 @@ class Limits:
                 found.append("no other node has taken over")
             elif took > self.max_takeover_ms:
                 found.append(f"takeover after {took} ms, {self.max_takeover_ms} allowed")
+        settled = judgement.settled_ms
+        if self.max_settled_ms is not None and (settled is None or settled > self.max_settled_ms):
+            found.append(f"settled after {settled} ms, {self.max_settled_ms} allowed")
         return found
 
 
@@ -108,8 +112,8 @@ class Judgement:
     """Why it is not consistent."""
     exceeded: list[str] = field(default_factory=list)
     """Limits that were not met."""
-    detection_ms: float | None = None
-    """From the event to its detection, as told by whoever measured it."""
+    settled_ms: float | None = None
+    """From a partition's end to the last datagram of the node that gives way, if that was it."""
 
     @property
     def consistent(self) -> bool:

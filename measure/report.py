@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.report import Table
 
 _NAME = re.compile(r"(?P<scenario>[^-]+)-(?P<event>.+)-(?P<number>\d+)\.json")
-_HEAD = ["event", "goal", "runs", "lost", "gap ms", "takeover ms", "detection ms", "result"]
+_HEAD = ["event", "goal", "runs", "lost", "gap ms", "takeover ms", "settled ms", "result"]
 
 Result = dict[str, Any]
 
@@ -47,7 +47,7 @@ def tables(directory: Path) -> list[Table]:
 
 def _row(event: str, results: list[Result]) -> list[str]:
     passed = sum(result["passed"] for result in results)
-    names = ("lost", "longest_gap_ms", "takeover_ms", "detection_ms")
+    names = ("lost", "longest_gap_ms", "takeover_ms", "settled_ms")
     return [
         re.sub("[_-]", " ", event),
         _goal(results[0]["limits"]),
@@ -62,6 +62,7 @@ def _goal(limits: dict[str, float | None]) -> str:
         ("max_lost", "{:g} lost"),
         ("max_gap_ms", "≤ {:g} ms gap"),
         ("max_takeover_ms", "takeover ≤ {:g} ms"),
+        ("max_settled_ms", "settled ≤ {:g} ms"),
     )
     found = [text.format(value) for name, text in texts if (value := limits.get(name)) is not None]
     return ", ".join(found) or "consistent"
