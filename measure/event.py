@@ -140,7 +140,8 @@ COLLECTOR, API = "tandem-collector.service", "tandem-api.service"
 
 EVENTS: dict[str, Event] = {
     "switchover": Event(_drain, _undrain, goals=NOTHING_LOST, moves=True),
-    "keepalived-reload": Event(_unit("reload", "keepalived"), goals=NOTHING_LOST, moves=False),
+    # with adverts every 0.02 s, a reload lasts longer than three of them: the VIP may move
+    "keepalived-reload": Event(_unit("reload", "keepalived"), goals=NOTHING_LOST),
     "keepalived-stop": Event(
         _unit("stop", "--no-block", "keepalived"),
         _unit("start", "keepalived"),
