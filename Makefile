@@ -108,7 +108,7 @@ lint: $(STAMP)-dev ## ruff and mypy
 .PHONY: lint-ansible
 lint-ansible: $(STAMP)-cluster ## ansible-lint and yamllint
 	@echo "== yamllint";     $(BIN)/yamllint --strict .
-	@echo "== ansible-lint"; PATH=$(abspath $(BIN)):$$PATH $(BIN)/ansible-lint --offline --quiet
+	@echo "== ansible-lint"; PATH=$(abspath $(BIN)):$$PATH $(BIN)/ansible-lint --offline -q --nocolor
 
 .PHONY: format
 format: $(STAMP)-dev ## rewrite the sources as the lint wants them
