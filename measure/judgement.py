@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from benchmarks.report import Table, count
@@ -21,6 +21,12 @@ class Limits:
     max_gap_ms: float | None = None
     max_takeover_ms: float | None = None
     max_settled_ms: float | None = None
+
+    def slack(self, factor: float) -> Limits:
+        """The same with times so many times as long: for machines that others use, too."""
+        times = ("max_gap_ms", "max_takeover_ms", "max_settled_ms")
+        longer = {n: limit * factor for n in times if (limit := getattr(self, n)) is not None}
+        return replace(self, **longer)
 
     def exceeded(self, judgement: Judgement) -> list[str]:
         """What is not."""

@@ -114,3 +114,8 @@ def test_the_report_has_a_plot_for_each_case(tmp_path: Path):
     assert "| kill | 40 | 0 | 200 | 21 | 9 | 100.0 | – |" in text
     assert "![idle](idle.svg)" in text
     assert all("<svg" in (tmp_path / f"{name}.svg").read_text() for name in ("kill", "idle"))
+
+
+def test_slack_is_for_times_and_not_for_losses() -> None:
+    goals = Limits(max_lost=0, max_gap_ms=15, max_settled_ms=300)
+    assert goals.slack(4) == Limits(max_lost=0, max_gap_ms=60, max_settled_ms=1200)
