@@ -69,6 +69,9 @@ class Shard(_Part):
     uncounted: int = Field(
         0, examples=[0], description="Datagrams stored, but missing from the ledger since damage"
     )
+    canaries: int = Field(
+        0, examples=[41000], description="Datagrams of them by which the node proves its own path"
+    )
     templates_evicted: int = Field(0, examples=[0], description="Templates beyond a limit")
     options_evicted: int = Field(0, examples=[0], description="Names and rates beyond a limit")
     balanced: bool = Field(True, description="received = stored + named losses, each exporter")
