@@ -110,6 +110,8 @@ def causes(sights: Sequence[Sight], rules: dict[State, Rule]) -> Iterator[Cause]
         if not sight.proven:
             text = f"shard {k} has not answered yet, for {sight.unproven:.1f} s"
             yield Cause(State.STARTING, sight.unproven, text)
+            # a process that has just begun, or a watcher that has: both need a fair chance
+            continue
         # without room in its journal a shard cannot answer, although it is well
         if sight.overdue > rules[State.HUNG].patience and not sight.error:
             text = f"shard {k} does not answer, for {sight.overdue:.1f} s"
