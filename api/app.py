@@ -14,6 +14,7 @@ from api.access import Access, Tokens
 from api.gate import Gate
 from api.observer import Observer
 from api.problems import Problem
+from api.register import routes as register
 from appliance.config import Config
 from appliance.query.engine import Engine
 from appliance.state import StateReader
@@ -66,7 +67,7 @@ def create_app(config: Config) -> FastAPI:
     )
     problems.install(app)
     app.add_middleware(Access, tokens=tokens, api=config.api)
-    for part in (health, cluster, drain, exporters, ledger, flows, metrics):
+    for part in (health, cluster, drain, register, exporters, ledger, flows, metrics):
         app.include_router(part.router)
     return app
 

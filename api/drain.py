@@ -153,7 +153,7 @@ async def _elsewhere(request: Request, observed: Observer, name: str) -> Respons
     if from_peer(request):
         raise _missing(f"this is {observed.name}, not {name}")
     try:
-        answer = await observed.peers[name].forward(
+        answer = await observed.peers[name].request(
             request.method, f"/v1/nodes/{name}/drain", request.query_params
         )
     except PeerFailed as error:

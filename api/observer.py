@@ -20,6 +20,8 @@ from api.observe.host import disk, host
 from api.observe.keepalived import Keepalived
 from api.observe.source import Source
 from api.peers import Peer, peers_of
+from api.register.replicate import Replicator
+from api.register.store import Register
 from api.tls import client_context
 from api.views import NodeView, Program, Proxy, Role, VipView
 from appliance import __version__
@@ -70,6 +72,8 @@ class Observer:
             self.keepalived = Keepalived(cluster.notify_fifo, cluster.keepalived_pid, self._heard)
             self.haproxy = Source("HAProxy", Adapter(cluster.haproxy_socket).look, clock=clock)
             self.peers = peers_of(cluster, self.name, client_context(cluster), clock)
+        self.register = Register(state / "register" if state else None, self.name, clock)
+        self.replicator = Replicator(self.name, self.register, self.peers)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -83,6 +87,7 @@ class Observer:
         if self.keepalived:
             running.append(self.keepalived.run())
         running += [peer.run() for peer in self.peers.values()]
+        running.append(self.replicator.run())
         self._tasks = [asyncio.create_task(coroutine) for coroutine in running]
 
     async def stop(self) -> None:
@@ -94,6 +99,7 @@ class Observer:
             source.stop()
         self.watcher.stop()
         self.tracker.history.close()
+        self.register.close()
 
     def _sources(self) -> list[Source[Any]]:
         found: list[Source[Any] | None] = [self.host, self.disk, self.health, self.haproxy]
@@ -123,6 +129,7 @@ class Observer:
             version=__version__,
             started_ns=self._started_ns,
             config_sha256=self._shared_sha256,
+            register_sha256=self.register.digest,
             ready=not reasons,
             reasons=reasons,
             vips=[self.vip(vip) for vip in self.vips],

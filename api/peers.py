@@ -22,7 +22,7 @@ PERIOD = 1.0
 TIMEOUT = 1.0
 MISSES = 2
 """Answers in a row that must be missing before a node counts as unreachable: one may be late."""
-_FORWARD_SECONDS = 3.0
+_REQUEST_SECONDS = 3.0
 _MOST_BYTES = 8 << 20
 _SAMPLES = 10
 
@@ -118,15 +118,21 @@ class Peer:
             if self.reachable:
                 self.reachable, self.since_ns = False, self._clock()
 
-    async def forward(
-        self, method: str, path: str, parameters: Mapping[str, str]
+    async def request(
+        self,
+        method: str,
+        path: str,
+        params: Mapping[str, str] | None = None,
+        content: bytes | None = None,
     ) -> httpx2.Response:
-        """Make a request of a client on its behalf; raises :class:`PeerFailed`."""
+        """Make a request, for this node or for a client of it; raises :class:`PeerFailed`."""
         try:
-            async with asyncio.timeout(_FORWARD_SECONDS):
-                return await self._client.request(method, path, params=dict(parameters))
+            async with asyncio.timeout(_REQUEST_SECONDS):
+                return await self._client.request(
+                    method, path, params=dict(params or {}), content=content
+                )
         except TimeoutError:
-            raise PeerFailed(f"no answer within {_FORWARD_SECONDS:g} s") from None
+            raise PeerFailed(f"no answer within {_REQUEST_SECONDS:g} s") from None
         except (httpx2.HTTPError, OSError) as error:
             raise PeerFailed(_words(error)) from None
 

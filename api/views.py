@@ -92,6 +92,9 @@ class NodeView(View):
     config_sha256: str = Field(
         "", examples=["9f86d081884c7d65…"], description="Of what all nodes must have in common"
     )
+    register_sha256: str = Field(
+        "", examples=["2c26b46b68ffc68f…"], description="Of what all nodes know alike"
+    )
     ready: bool = Field(False, examples=[True], description="Whether it collects")
     reasons: list[str] = Field([], examples=[[]], description="Why it does not")
     vips: list[VipView] = []

@@ -1,0 +1,1 @@
+"""What all nodes know alike: its entries, and how nodes exchange them."""
