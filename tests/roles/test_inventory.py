@@ -69,8 +69,12 @@ def test_a_good_inventory_passes(tmp_path: Path, role: str) -> None:
         ),
         ("api", {"api_token": None}, "api_token is missing: put one into the vault"),
         ("api", {"api_token": "short"}, "api_token is shorter than 24 characters"),
-        ("pki", {"pki_ca_passphrase": None}, "pki_ca_passphrase"),
-        ("pki", {"pki_ca_passphrase": "short"}, "pki_ca_passphrase"),
+        (
+            "pki",
+            {"pki_ca_passphrase": None},
+            "pki_ca_passphrase is missing: put one into the vault",
+        ),
+        ("pki", {"pki_ca_passphrase": "short"}, "pki_ca_passphrase is shorter than 16 characters"),
     ],
 )
 def test_a_wrong_inventory_is_refused_with_what_to_do(
