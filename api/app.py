@@ -13,6 +13,10 @@ from api import cluster, drain, exporters, flows, health, ledger, metrics, probl
 from api.access import Access, Tokens
 from api.gate import Gate
 from api.observer import Observer
+from api.operations import pause
+from api.operations import routes as operations
+from api.operations.operations import Operations
+from api.operations.switchover import Switchover
 from api.problems import Problem
 from api.register import routes as register
 from appliance.config import Config
@@ -27,6 +31,10 @@ scaled by the sampling rate where it is known; rows whose rate is unknown are ma
 a problem document (RFC 9457). Where `api.token_file` is set, all but the health checks need a
 token: `Authorization: Bearer …`."""
 
+_PARTS = (
+    *(health, cluster, drain, operations, pause, register),
+    *(exporters, ledger, flows, metrics),
+)
 _TOKENS_SECONDS = 1.0
 """How often it is looked whether there are other tokens."""
 
@@ -47,8 +55,15 @@ def create_app(config: Config) -> FastAPI:
         tokens.refresh()
         tokens.make_local()
         renewing = asyncio.create_task(_renew(tokens))
+        app.state.operations = running = Operations(
+            observer.name, observer.register, observer.replicator, observer.answers, observer.clock
+        )
+        app.state.following = set()
+        running.actions["switchover"] = Switchover(observer)
         await observer.start()
+        await running.start()
         yield
+        await running.stop()
         await observer.stop()
         renewing.cancel()
         app.state.queries.close()
@@ -67,7 +82,7 @@ def create_app(config: Config) -> FastAPI:
     )
     problems.install(app)
     app.add_middleware(Access, tokens=tokens, api=config.api)
-    for part in (health, cluster, drain, register, exporters, ledger, flows, metrics):
+    for part in _PARTS:
         app.include_router(part.router)
     return app
 

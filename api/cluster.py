@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Request
 
 from api.observer import Observer
+from api.operations.paused import pause_of
 from api.problems import ProblemDocument
 from api.troubles import problems
 from api.views import (
@@ -67,7 +68,9 @@ async def failover(
     return FailoverView(
         node=observed.name,
         vips=[
-            FailoverVip(vip=v.vip, role=v.role, since_ns=v.since_ns, holders=held[v.vip])
+            FailoverVip(
+                vip=v.vip, role=v.role, held=v.held, since_ns=v.since_ns, holders=held[v.vip]
+            )
             for v in view.vips
         ],
         history=found[:limit],
@@ -92,6 +95,7 @@ def cluster_view(observed: Observer) -> ClusterView:
         time_ns=own.time_ns,
         nodes=nodes,
         vips=vips,
+        pause=pause_of(observed.register, observed.clock()),
         problems=problems(nodes, vips, views),
     )
 

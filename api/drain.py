@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from api.access import from_peer
 from api.cluster import Observed
+from api.forward import forward
 from api.observer import Observer
-from api.peers import Peer, PeerFailed
-from api.problems import MEDIA_TYPE, FieldError, Problem, ProblemDocument
-from api.views import DrainAnswer
+from api.peers import Peer
+from api.problems import FieldError, Problem, ProblemDocument
+from api.views import DrainAnswer, NodeView
 
 router = APIRouter(prefix="/v1/nodes", tags=["cluster"])
 
@@ -28,19 +28,26 @@ _ANSWERS: dict[int | str, dict[str, object]] = {
 }
 
 
-class Undrain(BaseModel):
-    """Parameters of a drain's end."""
-
+class _Parameters(BaseModel):
     # a misspelt `vip` must not drain the whole node
     model_config = ConfigDict(extra="forbid")
 
     vip: str | None = Field(None, max_length=63, description="Only this VIP", examples=["v1"])
 
 
-class Drain(Undrain):
+class Undrain(_Parameters):
+    """Parameters of a drain's end."""
+
+    timed: bool = Field(False, description="Only if it would end by itself")
+
+
+class Drain(_Parameters):
     """Parameters of a drain."""
 
     force: bool = Field(False, description="Even if no other node could take over")
+    seconds: float | None = Field(
+        None, gt=0, le=86400, description="It ends by itself after so long", examples=[600]
+    )
 
 
 @router.put("/{name}/drain", summary="Drain a node", responses=_ANSWERS, response_model=DrainAnswer)
@@ -48,15 +55,19 @@ async def drain(
     request: Request, observed: Observed, name: str, query: Annotated[Drain, Query()]
 ) -> DrainAnswer | Response:
     """The node asks keepalived to give its VIPs, or one of them, to another node. The answer comes
-    at once: `holds` is what it still has. It stays so over restarts, until it is undone. Refused
-    where no other node is reachable, collects, and is not drained itself.
+    at once: `holds` is what it still has. It stays so over restarts, until it is undone, or until
+    `seconds` have passed. Refused where no other node is reachable, collects, and is not drained
+    itself.
     """
     _known(observed, name, query.vip)
     if name != observed.name:
-        return await _elsewhere(request, observed, name)
+        return await forward(request, observed, name)
     if not query.force and not _already(observed, query.vip):
         _refuse_to_leave_nobody(observed, query.vip)
-    return await _set(observed, [query.vip], True)
+    until_ns = None
+    if query.seconds is not None:
+        until_ns = observed.clock() + int(query.seconds * 1e9)
+    return await drain_here(observed, query.vip, until_ns)
 
 
 @router.delete(
@@ -70,9 +81,26 @@ async def undrain(
     """
     _known(observed, name, query.vip)
     if name != observed.name:
-        return await _elsewhere(request, observed, name)
-    every = [None, *(v.name for v in observed.vips)]
-    return await _set(observed, every if query.vip is None else [query.vip], False)
+        return await forward(request, observed, name)
+    return await undrain_here(observed, query.vip, query.timed)
+
+
+async def drain_here(observed: Observer, vip: str | None, until_ns: int | None) -> DrainAnswer:
+    """Drain this node, until then if that is not None; raises a problem."""
+    return await _set(observed, lambda: observed.drain.set(vip, True, until_ns))
+
+
+async def undrain_here(observed: Observer, vip: str | None, timed: bool) -> DrainAnswer:
+    """End a drain of this node, or only one that would end by itself; raises a problem."""
+
+    def undo() -> int:
+        time_ns = observed.clock()
+        for one in [None, *(v.name for v in observed.vips)] if vip is None else [vip]:
+            if not timed or observed.drain.until_ns(one) is not None:
+                time_ns = observed.drain.set(one, False)
+        return time_ns
+
+    return await _set(observed, undo)
 
 
 def _known(observed: Observer, name: str, vip: str | None) -> None:
@@ -115,9 +143,13 @@ def _refuse_to_leave_nobody(observed: Observer, vip: str | None) -> None:
 
 def _unfit(peer: Peer, vip: str) -> str:
     """Why ``peer`` could not take ``vip``; empty if it could."""
-    view = peer.view
-    if view is None:
+    if peer.view is None:
         return f"does not answer: {peer.problem}"
+    return unfit(peer.view, vip)
+
+
+def unfit(view: NodeView, vip: str) -> str:
+    """Why a node that answers could not take ``vip``; empty if it could."""
     if not view.ready:
         return f"does not collect: {'; '.join(view.reasons)}"
     if view.drain.of(vip):
@@ -127,14 +159,10 @@ def _unfit(peer: Peer, vip: str) -> str:
     return ""
 
 
-async def _set(observed: Observer, vips: Iterable[str | None], drained: bool) -> DrainAnswer:
-    def write() -> None:
-        for vip in vips:
-            observed.drain.set(vip, drained)
-
+async def _set(observed: Observer, write: Callable[[], int]) -> DrainAnswer:
     try:
         async with asyncio.timeout(_WRITE_SECONDS):
-            await asyncio.to_thread(write)
+            time_ns = await asyncio.to_thread(write)
     except (OSError, TimeoutError) as error:
         reason = getattr(error, "strerror", None) or f"not within {_WRITE_SECONDS:g} s"
         raise Problem(
@@ -145,26 +173,10 @@ async def _set(observed: Observer, vips: Iterable[str | None], drained: bool) ->
         ) from None
     view = observed.drain.view
     holds = [v.name for v in observed.vips if observed.addresses.held(v.name)]
-    return DrainAnswer(node=observed.name, drained=view.node, vips=view.vips, holds=holds)
-
-
-async def _elsewhere(request: Request, observed: Observer, name: str) -> Response:
-    """Let the node ``name`` do it, and pass its answer on."""
-    if from_peer(request):
-        raise _missing(f"this is {observed.name}, not {name}")
-    try:
-        answer = await observed.peers[name].request(
-            request.method, f"/v1/nodes/{name}/drain", request.query_params
-        )
-    except PeerFailed as error:
-        raise _unreachable(name, str(error)) from None
-    kind = answer.headers.get("content-type", "")
-    if kind not in ("application/json", MEDIA_TYPE):
-        raise _unreachable(name, f"it answers with status {answer.status_code}")
-    return Response(answer.content, answer.status_code, media_type=kind)
-
-
-def _unreachable(name: str, reason: str) -> Problem:
-    return Problem(
-        HTTPStatus.BAD_GATEWAY, "unreachable", "The node does not answer", f"{name}: {reason}"
+    return DrainAnswer(
+        node=observed.name,
+        drained=view.node,
+        vips=view.vips,
+        holds=holds,
+        time_ns=time_ns,
     )

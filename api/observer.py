@@ -81,7 +81,7 @@ class Observer:
         self.watcher.start()
         for source in self._sources():
             source.start()
-        running = [self._follow_causes()]
+        running = [self._follow_causes(), self._end_drains()]
         if self.vips:
             running.append(self.addresses.run())
         if self.keepalived:
@@ -180,6 +180,10 @@ class Observer:
         up = True if seen.value else False if self.haproxy.failed else None
         return Proxy(up=up, problem=seen.problem, state=seen.value)
 
+    def answers(self, node: str) -> bool:
+        """Whether ``node`` can be reached."""
+        return node == self.name or (node in self.peers and self.peers[node].reachable)
+
     # ── causes ────────────────────────────────────────────────────────────────────────────────
 
     def _heard(self, vip: str, word: str) -> None:
@@ -196,6 +200,15 @@ class Observer:
                 self.tracker.tick()
             except Exception:
                 log.exception("the causes of transitions cannot be told")
+            await asyncio.sleep(_TICK)
+
+    async def _end_drains(self) -> None:
+        while True:
+            try:
+                if self.drain.due(self.clock()):
+                    await asyncio.to_thread(self.drain.end_due, self.clock())
+            except OSError as error:
+                log.error("a drain that is to end by itself does not: %s", error)
             await asyncio.sleep(_TICK)
 
     def _note_troubles(self) -> None:

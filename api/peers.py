@@ -60,6 +60,11 @@ class Peer:
             return None
         return min(self._samples)[1] / 1e9
 
+    @property
+    def clock_uncertainty_seconds(self) -> float:
+        """How far :attr:`clock_offset_seconds` can be from the truth."""
+        return min(self._samples, default=(0, 0))[0] / 2e9
+
     async def run(self) -> None:
         """Ask each second until cancelled."""
         try:

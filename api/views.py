@@ -148,6 +148,18 @@ class ClusterVip(View):
     holders: list[str] = Field(examples=[["n1"]], description="One, when all is well")
 
 
+class PauseView(View):
+    """Whether nothing is to be begun through the API."""
+
+    paused: bool = Field(examples=[True])
+    reason: str = Field("", examples=["switches are replaced"])
+    by: str = Field("", examples=["ansible"])
+    since_ns: int | None = Field(None, examples=[1767229200000000000])
+    until_ns: int | None = Field(
+        None, examples=[1767236400000000000], description="When it ends by itself; null: never"
+    )
+
+
 class ClusterView(View):
     """All nodes, as the one that answers knows them."""
 
@@ -156,6 +168,7 @@ class ClusterView(View):
     time_ns: int = Field(examples=[1767229200000000000])
     nodes: list[MemberView]
     vips: list[ClusterVip]
+    pause: PauseView | None = Field(None, description="null: it is not paused")
     problems: list[str] = Field(examples=[[]], description="What is wrong, each a sentence")
 
 
@@ -164,6 +177,7 @@ class FailoverVip(View):
 
     vip: str = Field(examples=["v1"])
     role: Role = Field(examples=["active"])
+    held: bool | None = Field(None, examples=[True], description="Whether this node has it")
     since_ns: int | None = Field(examples=[1767229200000000000])
     holders: list[str] = Field(examples=[["n1"]])
 
@@ -183,3 +197,6 @@ class DrainAnswer(View):
     drained: bool = Field(examples=[True], description="All VIPs are to be given up")
     vips: list[str] = Field(examples=[[]], description="These are to be given up, besides")
     holds: list[str] = Field(examples=[["v1"]], description="VIPs that it still holds")
+    time_ns: int = Field(
+        0, examples=[1767229200000000000], description="When keepalived was asked, by its clock"
+    )

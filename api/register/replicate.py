@@ -13,7 +13,7 @@ from http import HTTPStatus
 from pydantic import TypeAdapter, ValidationError
 
 from api.access import MAX_BODY
-from api.peers import Peer, PeerFailed
+from api.peers import MISSES, Peer, PeerFailed
 from api.register.store import Entry, NotWritten, Register
 from api.views import View
 
@@ -62,7 +62,7 @@ class Replicator:
         if len(data) > MAX_BODY:
             return  # they fetch it
         for peer in self._peers.values():
-            if peer.reachable:
+            if peer.misses < MISSES:  # it may not have been asked yet
                 task = asyncio.create_task(self._tell(peer, entry, data))
                 self._telling.add(task)
                 task.add_done_callback(self._telling.discard)

@@ -11,7 +11,7 @@ from api.access import from_peer
 from api.cluster import Observed
 from api.problems import Problem
 from api.register.replicate import Version
-from api.register.store import Entry, Kind, NotWritten
+from api.register.store import Entry, Kind
 
 router = APIRouter(prefix="/v1/register", include_in_schema=False)
 
@@ -55,13 +55,4 @@ async def tell(request: Request, observed: Observed, kind: Kind, key: str) -> Re
         await observed.register.merge(told)
     except ValidationError:
         raise Problem.parameter("body", "not an entry") from None
-    except NotWritten as error:
-        raise not_written(error) from None
     return Response(status_code=HTTPStatus.NO_CONTENT)
-
-
-def not_written(error: NotWritten) -> Problem:
-    """The problem of a change that is not durable."""
-    return Problem(
-        HTTPStatus.SERVICE_UNAVAILABLE, "not-written", "The change cannot be written", str(error)
-    )

@@ -15,11 +15,13 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
+from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, ValidationError
 
+from api.problems import Problem
 from api.views import View
 from appliance.store.durable import replace_file
 
@@ -57,8 +59,12 @@ class Entry(View):
         return self.version, self.node
 
 
-class NotWritten(Exception):  # noqa: N818 - says what happened
-    """The entry is not durable, so it was not made; the message says why."""
+class NotWritten(Problem):
+    """The entry is not durable, so it was not made; the detail says why."""
+
+    def __init__(self, detail: str) -> None:
+        title = "The change cannot be written"
+        super().__init__(HTTPStatus.SERVICE_UNAVAILABLE, "not-written", title, detail)
 
 
 class Register:

@@ -77,15 +77,31 @@ class Client:
         """The document at ``path``; raises a Failure."""
         return self._ask("GET", path, parameters)
 
-    def change(self, method: str, path: str, parameters: Mapping[str, str]) -> Any:
+    def change(
+        self,
+        method: str,
+        path: str,
+        parameters: Mapping[str, str] | None = None,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
         """Make a request that changes something; raises a Failure."""
-        return self._ask(method, path, parameters)
+        return self._ask(method, path, parameters or {}, body, headers)
 
-    def _ask(self, method: str, path: str, parameters: Mapping[str, str]) -> Any:
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        parameters: Mapping[str, str],
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
         import httpx2
 
         try:
-            answer = self._http.request(method, path, params=dict(parameters))
+            answer = self._http.request(
+                method, path, params=dict(parameters), json=body, headers=dict(headers or {})
+            )
             document = answer.json()
         except httpx2.TimeoutException:
             raise NotReachable(

@@ -27,7 +27,9 @@ SECTIONS: dict[str, dict[str, Entry]] = {
     },
     "Cluster": {
         "status": _own("status", "The cluster on one screen: nodes, VIPs, problems."),
-        "drain": _own("drain", "Move a node's VIPs to another node."),
+        "switchover": _own("switchover", "Move a VIP to another node."),
+        "drain": _own("drain", "Keep a node from holding VIPs."),
+        "pause": _own("pause", "Let nothing be begun through the API."),
     },
     "Ask": {
         "top": _own("top", "Who or what has most of the traffic."),

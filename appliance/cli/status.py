@@ -15,6 +15,7 @@ from appliance.cli.client import Client, NotReachable, api_options
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
+    from rich.text import Text
 
 PERIOD = 1.0
 _TRANSITIONS = 5
@@ -103,6 +104,8 @@ def picture(found: dict[str, Any]) -> RenderableType:
         Text(),
         _nodes(found),
     ]  # fmt: skip
+    if found["pause"]:
+        parts += [Text(), _pause(found["pause"])]
     if found["vips"]:
         parts += [Text(), _vips(found)]
     parts += [Text("")] if problems else []
@@ -110,6 +113,16 @@ def picture(found: dict[str, Any]) -> RenderableType:
     if found["transitions"]:
         parts += [Text(), _transitions(found["transitions"])]
     return Group(*parts)
+
+
+def _pause(pause: dict[str, Any]) -> Text:
+    from rich.text import Text
+
+    from appliance.cli.text import moment
+
+    until = f" until {moment(pause['until_ns'])} UTC" if pause["until_ns"] else ""
+    why = f": {pause['reason']}" if pause["reason"] else ""
+    return Text(f"paused by {pause['by']}{until}{why}", style="yellow")
 
 
 def _nodes(found: dict[str, Any]) -> Table:

@@ -203,16 +203,24 @@ class Node:
             self.process = None
 
     def request(
-        self, method: str, path: str, token: str | None = TOKEN, **headers: str
+        self,
+        method: str,
+        path: str,
+        token: str | None = TOKEN,
+        body: Any = None,
+        **headers: str,
     ) -> tuple[int, Any]:
         """Status and document; from within the node's namespace, as its command line would."""
+        content = None if body is None else json.dumps(body)
+        if body is not None:
+            headers["Content-Type"] = "application/json"
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
         with within(self.namespace):
             connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
             connection.connect()
         try:
-            connection.request(method, path, headers=headers)
+            connection.request(method, path, content, headers)
             answer = connection.getresponse()
             body = answer.read()
             return answer.status, json.loads(body) if body else None

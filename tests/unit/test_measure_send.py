@@ -40,6 +40,10 @@ def result(process: subprocess.Popen[str]) -> dict[str, Any]:
     return document
 
 
+_BUFFER_OPTION = 33 if os.geteuid() == 0 else socket.SO_RCVBUF
+"""``SO_RCVBUFFORCE``, which only root may use."""
+
+
 class Sink(threading.Thread):
     """Counts what arrives, until nothing has come for a second."""
 
@@ -59,6 +63,8 @@ class Sink(threading.Thread):
         if self._netns:
             enter(self._netns)
         with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+            # this thread may have to wait for its turn, and nothing is to be lost meanwhile
+            sock.setsockopt(socket.SOL_SOCKET, _BUFFER_OPTION, 8 << 20)
             sock.bind(("::", 0))
             self.port = sock.getsockname()[1]
             self._ready.set()

@@ -1,0 +1,1 @@
+"""Long actions as resources: begun by a request, followed by anybody, with an end that is known."""
