@@ -11,6 +11,7 @@ from fastapi import Depends, FastAPI, Request
 import appliance
 from api import cluster, drain, exporters, flows, health, ledger, metrics, problems
 from api.access import Access, Tokens
+from api.description import describe_problems
 from api.gate import Gate
 from api.observer import Observer
 from api.operations import pause
@@ -84,6 +85,7 @@ def create_app(config: Config) -> FastAPI:
     app.add_middleware(Access, tokens=tokens, api=config.api)
     for part in _PARTS:
         app.include_router(part.router)
+    describe_problems(app)
     return app
 
 

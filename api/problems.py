@@ -15,7 +15,7 @@ from starlette.requests import HTTPConnection
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
-_TYPE = "urn:problem-type:tandem:"
+PROBLEM_TYPE = "urn:problem-type:tandem:"
 
 
 class FieldError(BaseModel):
@@ -28,7 +28,7 @@ class FieldError(BaseModel):
 class ProblemDocument(BaseModel):
     """RFC 9457, section 3; ``errors`` is there when parameters are at fault."""
 
-    type: str = Field(examples=[_TYPE + "invalid-parameter"])
+    type: str = Field(examples=[PROBLEM_TYPE + "invalid-parameter"])
     title: str = Field(examples=["A parameter is not valid"])
     status: int = Field(examples=[422])
     detail: str = Field(examples=["limit: 20000 is above 10000"])
@@ -72,7 +72,7 @@ class Problem(Exception):  # noqa: N818 - named after the RFC's term
     def response(self, request: HTTPConnection) -> Response:
         """The document, as an answer to ``request``."""
         document = ProblemDocument(
-            type=_TYPE + self.kind if self.kind else "about:blank",
+            type=PROBLEM_TYPE + self.kind if self.kind else "about:blank",
             title=self.title,
             status=self.status.value,
             detail=self.detail,
@@ -102,7 +102,7 @@ async def _problem(request: Request, error: Problem) -> Response:
 async def _validation(request: Request, error: RequestValidationError) -> Response:
     errors = [
         FieldError(
-            field=".".join(str(part) for part in e["loc"][1:]) or str(e["loc"][0]),
+            field=_field(e["type"], e["loc"]),
             reason=_reason(e["type"], e["msg"], e.get("input")),
         )
         for e in error.errors()
@@ -110,11 +110,19 @@ async def _validation(request: Request, error: RequestValidationError) -> Respon
     return Problem._parameters(errors).response(request)
 
 
+def _field(kind: str, loc: tuple[str | int, ...]) -> str:
+    """The parameter's name; of a body that is no JSON, the place is only a number."""
+    inner = () if kind == "json_invalid" else loc[1:]
+    return ".".join(map(str, inner)) or str(loc[0])
+
+
 def _reason(kind: str, message: str, value: object) -> str:
     if kind == "extra_forbidden":
         return "there is no such parameter"
     if kind == "missing":
         return "missing"
+    if kind == "json_invalid":
+        return "not JSON"
     shown = repr(value)
     return f"{shown if len(shown) <= 80 else shown[:77] + '...'}: {message}"
 
