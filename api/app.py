@@ -80,6 +80,8 @@ def create_app(config: Config) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         dependencies=[Depends(_each_once)],
+        # what generated clients call their functions
+        generate_unique_id_function=lambda route: route.name,
     )
     problems.install(app)
     app.add_middleware(Access, tokens=tokens, api=config.api)

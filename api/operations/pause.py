@@ -32,19 +32,21 @@ class Pause(BaseModel):
 
 
 @router.get("", summary="Whether the cluster is paused")
-async def get(observed: Observed) -> PauseView:
+async def paused(observed: Observed) -> PauseView:
     """While it is, no switchover begins, at once or by schedule."""
     return pause_of(observed.register, observed.clock()) or PauseView(paused=False)
 
 
 @router.put("", summary="Pause the cluster", responses=_UNWRITTEN)
-async def put(request: Request, observed: Observed, pause: Annotated[Pause, Body()]) -> PauseView:
+async def pause(
+    request: Request, observed: Observed, wanted: Annotated[Pause, Body()]
+) -> PauseView:
     """What runs goes on. VIPs still move when a node or its collector fails."""
     now = observed.clock()
-    until = None if pause.seconds is None else now + int(pause.seconds * 1e9)
+    until = None if wanted.seconds is None else now + int(wanted.seconds * 1e9)
     view = PauseView(
         paused=True,
-        reason=pause.reason,
+        reason=wanted.reason,
         by=caller(request).name,
         since_ns=now,
         until_ns=until,
@@ -55,7 +57,7 @@ async def put(request: Request, observed: Observed, pause: Annotated[Pause, Body
 
 
 @router.delete("", summary="End the pause", responses=_UNWRITTEN)
-async def delete(observed: Observed) -> PauseView:
+async def end_pause(observed: Observed) -> PauseView:
     """It is no error if there is none."""
     if observed.register.get("pause", KEY) is not None:
         await observed.register.put("pause", KEY, None)

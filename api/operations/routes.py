@@ -26,13 +26,13 @@ _KEEP_ALIVE_SECONDS = 10.0
 _MOST_AHEAD_SECONDS = 366 * 86400
 
 
-def operations(request: Request) -> Operations:
+def running(request: Request) -> Operations:
     """The application's operations."""
     found: Operations = request.app.state.operations
     return found
 
 
-Known = Annotated[Operations, Depends(operations)]
+Known = Annotated[Operations, Depends(running)]
 Key = Annotated[
     str | None,
     Header(
@@ -86,7 +86,7 @@ class SwitchoverRequest(BaseModel):
     responses=_REFUSED,
     response_model=Operation,
 )
-async def switchover(
+async def begin_switchover(
     request: Request,
     response: Response,
     observed: Observed,
@@ -110,7 +110,7 @@ async def switchover(
         if not 0 < ahead < _MOST_AHEAD_SECONDS:
             raise Problem.parameter("at", "not in the future" if ahead <= 0 else "too far ahead")
         not_before_ns = int(wanted.at.timestamp() * 1e9)
-    operation = await known.begin(
+    begun = await known.begin(
         "switchover",
         {"vip": vip, "target": wanted.target},
         caller(request).name,
@@ -118,12 +118,12 @@ async def switchover(
         not_before_ns,
         key,
     )
-    response.headers["Location"] = f"/v1/operations/{operation.id}"
-    return operation
+    response.headers["Location"] = f"/v1/operations/{begun.id}"
+    return begun
 
 
 @router.get("/operations", summary="Operations, the newest first", response_model=list[Operation])
-async def every(
+async def operations(
     known: Known,
     state: Annotated[State | None, Query(description="Only those")] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
@@ -135,7 +135,7 @@ async def every(
 @router.get(
     "/operations/{id}", summary="An operation", responses=_NONE, response_model=Operation
 )  # fmt: skip
-async def one(known: Known, id_: Id) -> Operation:
+async def operation(known: Known, id_: Id) -> Operation:
     """Any node can tell how far it is."""
     return known.get(id_)
 
@@ -150,13 +150,13 @@ async def one(known: Known, id_: Id) -> Operation:
     },
     response_model=Operation,
 )
-async def cancel(
+async def cancel_operation(
     request: Request, observed: Observed, known: Known, id_: Id
 ) -> Operation | Response:
     """It ends as failed."""
-    operation = known.get(id_)
-    if operation.node != observed.name and operation.state == "queued":
-        return await forward(request, observed, operation.node)
+    known_as = known.get(id_)
+    if known_as.node != observed.name and known_as.state == "queued":
+        return await forward(request, observed, known_as.node)
     return await known.cancel(id_, caller(request).name)
 
 
@@ -170,7 +170,7 @@ async def cancel(
         503: {"model": ProblemDocument, "description": "Too many follow already"},
     },
 )
-async def events(request: Request, known: Known, id_: Id) -> Response:
+async def follow_operation(request: Request, known: Known, id_: Id) -> Response:
     """Server-sent events: each is named `operation`, its data the operation as it is then. The
     stream ends with the operation.
     """
@@ -204,12 +204,12 @@ async def _stream(known: Operations, id_: str, following: set[object]) -> AsyncI
                 yield ": still there\n\n"
                 continue
             try:
-                operation = Operation.model_validate(waiting.result().model_dump())
+                now = Operation.model_validate(waiting.result().model_dump())
             except (StopAsyncIteration, Problem):
                 return
             number += 1
-            yield f"id: {number}\nevent: operation\ndata: {operation.model_dump_json()}\n\n"
-            if operation.state in ENDED:
+            yield f"id: {number}\nevent: operation\ndata: {now.model_dump_json()}\n\n"
+            if now.state in ENDED:
                 return
             waiting = asyncio.ensure_future(anext(states))
     finally:
