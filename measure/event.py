@@ -290,8 +290,9 @@ def _say(name: str, number: int, found: Judgement, seconds: float) -> None:
     took = "" if found.takeover_ms is None else f", elsewhere after {found.takeover_ms:.0f} ms"
     if found.settled_ms is not None:
         took += f", settled after {found.settled_ms:.0f} ms"
+    held = f"{found.held:,} held, " if found.held else ""
     sys.stdout.write(
-        f"{name} {number}: {found.sent:,} sent, {found.lost:,} lost, "
+        f"{name} {number}: {found.sent:,} sent, {found.lost:,} lost, {held}"
         f"gap {found.longest_gap_ms:.1f} ms{took}: "
         f"{'passed' if found.passed else 'FAILED'} ({seconds:.0f} s)\n"
     )

@@ -112,14 +112,19 @@ def _judge_load(
         problems.append(f"{never_sent} records are stored that were never sent")
     holes = find_holes(log, lost, event_ns)
     longest = sorted(sorted(holes, key=lambda h: -h.gap_ms)[:SHOWN_HOLES], key=lambda h: h.first)
+    missing = int(lost.sum())
+    held = sum(f.named_losses.get("held", 0) for n in nodes.values() for f in n.ledger)
+    if held > missing:
+        problems.append(f"{held} datagrams wait for templates, but only {missing} are not stored")
     received = {name: _first_received(r, sent) for name, r in records.items()}
     return LoadResult(
         run=load.run,
         source=load.source,
         target=f"{load.target} port {load.port}",
         sent=sent,
-        stored=sent - int(lost.sum()),
-        lost=int(lost.sum()),
+        stored=sent - missing,
+        lost=max(missing - held, 0),
+        held=held,
         lost_records=int((~anywhere).sum()),
         lost_unclaimed=int((lost & ~in_range).sum()),
         on_two_nodes=int(on_two.sum()),

@@ -72,7 +72,11 @@ class LoadResult:
     stored: int
     """At least once, all their records."""
     lost: int
+    """At no node, by their number and its ledger."""
+    held: int
+    """At a node that does not have their template, and waits for it."""
     lost_records: int
+    """Not stored: of these datagrams, too."""
     lost_unclaimed: int
     """Of the lost, those between the first and last datagram of no node: before, after or between
     the nodes' parts, so that no node's ledger can know of them."""
@@ -106,6 +110,7 @@ class Judgement:
     sent: int
     stored: int
     lost: int
+    held: int
     stored_twice: int
     on_two_nodes: int
     longest_gap_ms: float
@@ -152,7 +157,10 @@ def _load_table(load: LoadResult) -> Table:
         f"{count(load.stored)} stored, {count(load.lost)} lost "
         f"({count(load.lost_unclaimed)} of them in no node's ledger)",
         ["node", "stored", "twice", "received", "named losses", "missing", "lost by ledger"],
-        notes=[f"{count(load.on_two_nodes)} on more than one node"] if load.on_two_nodes else [],
+        notes=[
+            *([f"{count(load.on_two_nodes)} on more than one node"] if load.on_two_nodes else []),
+            *([f"{count(load.held)} wait for their template"] if load.held else []),
+        ],
     )
     for name, node in load.nodes.items():
         for figures in node.ledger:
@@ -201,6 +209,7 @@ def combined(
         sent=sum(load.sent for load in loads),
         stored=sum(load.stored for load in loads),
         lost=sum(load.lost for load in loads),
+        held=sum(load.held for load in loads),
         stored_twice=sum(n.stored_twice for load in loads for n in load.nodes.values()),
         on_two_nodes=sum(load.on_two_nodes for load in loads),
         longest_gap_ms=max((h.gap_ms for load in loads for h in load.holes), default=0.0),

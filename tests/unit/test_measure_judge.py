@@ -137,6 +137,16 @@ def test_a_switch_there_and_back_is_claimed_by_the_ledgers(lab: Lab, ports: tupl
     assert (ipfix.sequence_lost in (10, 20), v9.sequence_lost) == (True, 10)
 
 
+def test_what_waits_for_its_template_is_no_loss(lab: Lab, ports: tuple[int, int]):
+    """A node that had the VIP for a moment, in which no template came."""
+    part = range(1101, 1111)
+
+    lab.send(lambda i: [ports[i in part]], 1500)
+    found = lab.judge(limits=Limits(max_lost=0))
+    assert found.passed, found.text()
+    assert (found.lost, found.held, found.stored) == (0, len(part), found.sent - len(part))
+
+
 def test_what_both_nodes_have_is_no_loss_and_no_fault(lab: Lab, ports: tuple[int, int]):
     lab.send(lambda i: [ports[0]] * (i < 600) + [ports[1]] * (i >= 500), 1000)
     found = lab.judge(limits=Limits(max_lost=0))
