@@ -22,6 +22,7 @@ def judged(lost: int, gap_ms: float, limits: Limits) -> str:
         sent=1000,
         stored=1000 - lost,
         lost=lost,
+        held=0,
         stored_twice=0,
         on_two_nodes=0,
         longest_gap_ms=gap_ms,
