@@ -58,7 +58,7 @@ class Intake:
     journal: Journal
     row: Row | None = None
     """The shard's part of the pulse."""
-    number: int = 0
+    column: int = 0
     """The listener's place in it."""
     datagrams: int = 0
     bytes: int = 0
@@ -231,7 +231,7 @@ class Receiver(threading.Thread):
                 canary = self._count(intake, block, first, taken)
                 journal.received(block, taken)
                 if intake.row is not None:
-                    intake.row.received(intake.number, intake.datagrams, canary)
+                    intake.row.received(intake.column, intake.datagrams, canary)
                 left -= taken
             if taken < room:
                 break

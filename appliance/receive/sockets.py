@@ -33,6 +33,13 @@ class Endpoint:
         host = f"[{self.address}]" if ":" in self.address else self.address
         return f"{self.transport}://{host}:{self.port}"
 
+    @classmethod
+    def parse(cls, text: str) -> Endpoint:
+        """What :meth:`__str__` gives."""
+        transport, _, where = text.partition("://")
+        host, _, port = where.rpartition(":")
+        return cls(transport, host.strip("[]"), int(port))
+
     @property
     def family(self) -> socket.AddressFamily:
         """AF_INET or AF_INET6, by the address."""
@@ -87,6 +94,18 @@ def prepare_group(group: list[socket.socket], receive_buffer: int) -> None:
         set_receive_buffer(sock, receive_buffer)
     if len(group) > 1:
         steer.attach(group[0], len(group))
+
+
+def seclude(endpoint: Endpoint, group: list[socket.socket]) -> None:
+    """Let no further datagram into the sockets of ``group``; what waits in them stays.
+
+    A connected UDP socket takes datagrams of its peer only. This peer is the socket's own port of
+    loopback, from which nobody else can send; what exporters send from now on finds another
+    listener of the port, or none, just as if the sockets were closed.
+    """
+    nobody = "::1" if endpoint.family == socket.AF_INET6 else "127.0.0.1"
+    for sock in group:
+        sock.connect((nobody, endpoint.port))
 
 
 def set_receive_buffer(sock: socket.socket, size: int) -> int:

@@ -179,7 +179,7 @@ def test_a_worker_that_is_killed_is_replaced_before_anybody_is_told(healthy: Wat
 
 
 def test_a_worker_that_hangs_for_good_is_replaced(node: Watched) -> None:
-    node.setup = "import appliance.supervisor as s; s.SILENT_SECONDS = 3.0"
+    node.setup = "import appliance.pool as s; s.SILENT_SECONDS = 3.0"
     node.start()
     node.watch()
     wait_for(lambda: node.value == 0, 15, "health")
