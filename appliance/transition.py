@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 10.0
 """Until a listener that could not be opened is tried again."""
+SLOW_SECONDS = 30.0
+"""A listener that is not empty after so long is worth a word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +147,9 @@ class Transition:
         for name in going:
             opened.leave(name)
         if going or not opened.drained():
-            return  # a datagram may be on its way into a socket just now
+            # a datagram may be on its way into a socket just now; none waits for long, but on a
+            # full disk
+            return
         if opened.leaving:
             for name in list(opened.leaving):
                 opened.close(name)
@@ -162,11 +166,18 @@ class Transition:
         self._since = None
         self._sha256, self._version_in_force = self.config.sha256(), self._version
 
+    def _problem(self) -> str:
+        waits = self._since is not None and time.monotonic() - self._since > SLOW_SECONDS
+        if self._listeners.leaving and waits:
+            names = ", ".join(sorted(self._listeners.leaving))
+            return f"{names} cannot be closed yet: what waits in it cannot be received"
+        return self._unusable or self._stuck
+
     def report(self) -> dict[str, Any]:
         """The node document's part: what is in force, and what is not."""
         return {
             "config_sha256": self._sha256,
             "settings_version": self._version_in_force,
-            "settings_problem": self._unusable or self._stuck,
+            "settings_problem": self._problem(),
             "pending_restart": self._pending,
         }
