@@ -24,6 +24,7 @@ SETTABLE: Final = frozenset(
 )
 """Dotted keys; a list is one value, whatever is in it."""
 
+_OF_TABLES: Final = ("exporter", "listener")
 _INVENTORY: Final = "change it in the inventory, and run playbooks/site.yml"
 _ELSEWHERE: Final = {
     "api": (
@@ -73,9 +74,14 @@ def _is_table(name: str) -> bool:
 
 def refuse_others(values: Mapping[str, Any], path: Path) -> None:
     """Raise ConfigInvalid where ``values`` has anything that cannot be set; ``path``: its file."""
+    dotted = [name for name in values if "." in name]
     errors = [
+        ConfigError(path, 0, name, "unknown key", "write tables as objects, not with dots")
+        for name in dotted
+    ]
+    errors += [
         ConfigError(path, 0, key, *words)
-        for key, value in leaves(values)
+        for key, value in leaves({n: v for n, v in values.items() if n not in dotted})
         if (words := _refusal(key, value)) is not None
     ]
     if errors:
@@ -84,16 +90,18 @@ def refuse_others(values: Mapping[str, Any], path: Path) -> None:
 
 def _refusal(key: str, value: Any) -> tuple[str, str] | None:
     """Problem and remedy of one key, if there is a problem."""
-    parts = tuple(key.split("."))
+    table, _, rest = key.partition(".")
     if key in SETTABLE:
         if value is None:
             return "null is no value", "leave the key out, so that the file's value holds"
-        if len(parts) == 1 and not isinstance(value, list):
+        if not rest and not isinstance(value, list):
             return f"{value!r} is not enough here", "use a list; it replaces the file's as a whole"
+        if key in _OF_TABLES and not all(isinstance(item, dict) for item in value):
+            return f"{value!r} is not enough here", "use a list of objects"
         return None
-    if len(parts) == 1 and any(name.startswith(f"{key}.") for name in SETTABLE):
+    if not rest and any(name.startswith(f"{key}.") for name in SETTABLE):
         return f"{value!r} is not enough here", "use an object with the keys to set"
-    if parts[0] in _ELSEWHERE:
-        problem, remedy = _ELSEWHERE[parts[0]]
+    if table in _ELSEWHERE:
+        problem, remedy = _ELSEWHERE[table]
         return f"it cannot be set while the node runs: {problem}", remedy
-    return "unknown key", meant(parts)
+    return "unknown key", meant((table, rest) if rest else (table,))

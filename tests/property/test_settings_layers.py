@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.config import Config, ConfigFile
+from appliance.config import Config, ConfigFile, ConfigInvalid
 from appliance.settings import SETTABLE, Settings, diff, drift, lay, merge_patch, patched
 from appliance.settings.document import path_of
 from appliance.settings.layers import flat
@@ -134,6 +134,27 @@ def test_drift_is_where_the_file_says_something_else_than_when_a_key_was_set(
     old, new = flat(file_of(before).config), flat(file_of(after).config)
     expected = {key for key, _ in leaves(patch) if old[key] != new[key]}
     assert {one.key for one in drift(settings, file_of(after))} == expected
+
+
+names = st.sampled_from(
+    [*Config.model_fields, *(key.partition(".")[2] for key in SETTABLE), "address", "port"]
+) | st.text(max_size=5)
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3),
+)
+
+
+@given(st.dictionaries(names, anything, max_size=4))
+def test_any_patch_is_taken_or_refused_with_words(patch: dict[str, Any]) -> None:
+    settings, errors = Settings(), []
+    try:
+        settings = patched(settings, patch, file_of({}))
+    except ConfigInvalid as invalid:
+        errors = invalid.errors
+    assert bool(errors) == (settings.version == 0)
+    assert all(error.problem and error.remedy for error in errors)
+    assert {key for key, _ in leaves(settings.values)} <= SETTABLE
 
 
 def test_the_values_tried_are_of_keys_that_can_be_set() -> None:

@@ -111,6 +111,9 @@ def test_every_key_of_the_file_is_settable_or_refused_with_a_place_to_change_it(
         ({"store": {"retention_days": "7"}}, "store.retention_days: '7' is of the wrong type"),
         ({"exporter": [{"address": "10.1.1.1", "rate": 5}]}, "exporter[1].rate: unknown key"),
         (["allow"], ": a patch is an object"),
+        ({"listener": [5]}, "listener: [5] is not enough here; use a list of objects"),
+        ({"store.retention_days": 5}, "store.retention_days: unknown key; write tables as objects"),
+        ({"store": {"a.b": 5}}, "store.a.b: unknown key; known here: retention_days, "),
     ],
 )  # fmt: skip
 def test_a_refusal_names_the_field_and_the_remedy(path: Path, patch: Any, said: str) -> None:
