@@ -15,6 +15,8 @@ SO_RXQ_OVFL = 40
 SO_TIMESTAMPNS = 35
 SO_RCVBUFFORCE = 33
 SO_REUSEPORT = 15
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::ffff:127.0.0.1"}
+"""Of sockets that are bound to every address; IPv4's is there also where IPv6 is switched off."""
 
 
 class ListenError(Exception):
@@ -96,16 +98,16 @@ def prepare_group(group: list[socket.socket], receive_buffer: int) -> None:
         steer.attach(group[0], len(group))
 
 
-def seclude(endpoint: Endpoint, group: list[socket.socket]) -> None:
-    """Let no further datagram into the sockets of ``group``; what waits in them stays.
+def seclude(group: list[socket.socket]) -> None:
+    """Let no further datagram into the UDP sockets of ``group``; what waits in them stays.
 
-    A connected UDP socket takes datagrams of its peer only. This peer is the socket's own port of
-    loopback, from which nobody else can send; what exporters send from now on finds another
-    listener of the port, or none, just as if the sockets were closed.
+    A connected socket takes datagrams of its peer only. Its peer is now the socket itself, or its
+    port of loopback: nobody else can send from there. What exporters send from now on finds another
+    listener of the port, or none, just as if the sockets were closed. Raises OSError.
     """
-    nobody = "::1" if endpoint.family == socket.AF_INET6 else "127.0.0.1"
     for sock in group:
-        sock.connect((nobody, endpoint.port))
+        host, *rest = sock.getsockname()
+        sock.connect((_LOOPBACK.get(host, host), *rest))
 
 
 def set_receive_buffer(sock: socket.socket, size: int) -> int:

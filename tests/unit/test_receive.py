@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 import os
@@ -16,7 +17,7 @@ import pytest
 from appliance.config import Config
 from appliance.journal.block import Block, Geometry
 from appliance.journal.journal import Journal
-from appliance.receive import steer, systemd, tcp
+from appliance.receive import sockets, steer, systemd, tcp
 from appliance.receive.listeners import Listeners
 from appliance.receive.receiver import Intake, Receiver, StreamIntake
 from appliance.receive.recvmmsg import receive
@@ -513,6 +514,34 @@ def test_a_listener_that_leaves_keeps_what_it_has_and_leaves_the_rest_to_others(
         sender.close()
 
 
+@pytest.mark.parametrize(
+    ("bound", "to"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("0.0.0.0", "127.0.0.1"),
+        ("::", "127.0.0.1"),
+        ("::", "::1"),
+        ("::1", "::1"),
+    ],
+)
+def test_a_secluded_socket_hears_nobody(bound: str, to: str) -> None:
+    port = free_port()
+    group = open_group(Endpoint("udp", bound, port), 2, 1 << 16)
+    family = socket.AF_INET6 if ":" in to else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as sender:
+        sender.sendto(b"before", (to, port))
+        sockets.seclude(group)
+        for _ in range(3):
+            sender.sendto(b"after", (to, port))
+    heard = []
+    for sock in group:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                heard.append(sock.recv(10))
+        sock.close()
+    assert heard == [b"before"]
+
+
 def test_a_listener_that_cannot_be_opened_leaves_all_as_it_was() -> None:
     port, kept = free_port(), free_port()
     listeners = Listeners()
@@ -521,7 +550,7 @@ def test_a_listener_that_cannot_be_opened_leaves_all_as_it_was() -> None:
             enumerate(open_group(Endpoint("udp", "127.0.0.1", kept), 4, 1 << 16))
         )
     }
-    sockets = list(handed[f"udp-127_0_0_1-{kept}"].values())
+    before = list(handed[f"udp-127_0_0_1-{kept}"].values())
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
         other.bind(("127.0.0.1", 0))
         taken = other.getsockname()[1]
@@ -532,7 +561,7 @@ def test_a_listener_that_cannot_be_opened_leaves_all_as_it_was() -> None:
     assert not listeners.groups
     # those of the service manager are not lost with it
     listeners.add(listening(local[0]), handed)
-    assert listeners.groups[f"udp://127.0.0.1:{kept}"] == sockets
+    assert listeners.groups[f"udp://127.0.0.1:{kept}"] == before
     assert not handed
     listeners.close(f"udp://127.0.0.1:{kept}")
 
