@@ -209,3 +209,20 @@ def test_a_disk_that_hangs_beneath_the_settings_stops_nobody(node: Node) -> None
     for pid in others:
         os.kill(pid, signal.SIGCONT)
     node.wait_in_force()
+
+
+def test_workers_that_die_while_settings_change_lose_nothing(node: Node) -> None:
+    node.start()
+    traffic = Traffic(node.port, 200_000, 6_000, EXPORTERS)
+    traffic.start()
+    wide = {"listener": [udp(node.port, "0.0.0.0")]}
+    for n in range(4):
+        node.write(wide if n % 2 == 0 else {"listener": None})
+        time.sleep(1.0 + 0.3 * n)  # somewhere among the steps
+        for pid in node.worker_pids():
+            os.kill(pid, signal.SIGKILL)
+        node.wait_in_force()
+    assert node.heard() == [("127.0.0.1", node.port)]
+    traffic.enough()
+    all_once(node, traffic.count)
+    wait_for(lambda: all(s["balanced"] for s in node.node()["shards"]), 5, "balance")

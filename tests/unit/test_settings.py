@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from appliance import settings as layer
+from appliance.children import fork
 from appliance.cli.config import config as config_command
 from appliance.config import ConfigFile, ConfigInvalid, load, read, read_file
 from appliance.config_errors import model_of
@@ -176,6 +179,39 @@ def test_the_document_is_kept_whole_and_readable_for_the_group_only(path: Path) 
     assert where.stat().st_mode & 0o777 == 0o640
     where.write_text(json.dumps({**document.model_dump(), "by": "a later release"}))
     assert layer.load(where) == document
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="other users need root")
+def test_the_collector_reads_what_the_api_writes_in_its_state_directory() -> None:
+    """As on a node: different users, one group, UMask=0027, a directory of mode 0750."""
+    with tempfile.TemporaryDirectory() as outer:
+        os.chmod(outer, 0o755)
+        state = Path(outer) / "tandem-api"
+        state.mkdir(mode=0o750)
+        os.chown(state, 65531, 65530)
+
+        def writes() -> None:
+            layer.save(state / "settings.json", Settings(version=3))
+
+        def reads() -> None:
+            assert layer.load(state / "settings.json").version == 3
+
+        def cannot_read() -> None:
+            with pytest.raises(ConfigInvalid, match=r"the collector.s user needs to be in"):
+                reads()
+
+        for user, group, work in ((65531, 65530, writes), (65532, 65530, reads),
+                                  (65532, 65533, cannot_read)):  # fmt: skip
+
+            def body(user: int = user, group: int = group, work: Any = work) -> None:
+                os.umask(0o027)
+                os.setgroups([])
+                os.setgid(group)
+                os.setuid(user)
+                work()
+
+            child = fork(body, None)
+            assert os.waitpid(child.pid, 0)[1] == 0
 
 
 def test_the_configuration_honours_the_document(path: Path) -> None:
