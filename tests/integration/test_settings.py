@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -220,9 +221,11 @@ def test_workers_that_die_while_settings_change_lose_nothing(node: Node) -> None
         node.write(wide if n % 2 == 0 else {"listener": None})
         time.sleep(1.0 + 0.3 * n)  # somewhere among the steps
         for pid in node.worker_pids():
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has just been replaced
+                os.kill(pid, signal.SIGKILL)
         node.wait_in_force()
     assert node.heard() == [("127.0.0.1", node.port)]
+    assert "signal SIGKILL" in node.log.read_text()
     traffic.enough()
     all_once(node, traffic.count)
     wait_for(lambda: all(s["balanced"] for s in node.node()["shards"]), 5, "balance")
