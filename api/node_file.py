@@ -89,7 +89,20 @@ class NodeDocument(_Part):
     workers: tuple[Worker, ...] = ()
     listeners: tuple[ListenerState, ...] = ()
     shards: tuple[Shard, ...] = ()
-    config_sha256: str = Field("", examples=["9f86d081884c7d65…"])
+    config_sha256: str = Field(
+        "", examples=["9f86d081884c7d65…"], description="Of the configuration that is in force"
+    )
+    settings_version: int = Field(
+        0, examples=[7], description="Of the settings in it; 0: the file alone"
+    )
+    settings_problem: str = Field(
+        "",
+        examples=["cannot listen on udp://[::]:2055: Address already in use; …"],
+        description="Why the configuration that is wanted is not in force",
+    )
+    pending_restart: tuple[str, ...] = Field(
+        (), examples=[["receive.shards"]], description="Keys whose new values need a restart"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +136,16 @@ class Snapshot:
 
     def warnings(self) -> list[str]:
         """What is wrong but does not keep the node from collecting."""
-        shards = self.document.shards if self.document else ()
-        return [
+        if self.document is None:
+            return []
+        found = [
             f"shard {s.shard}: the ledger does not balance: {'; '.join(s.imbalances)}"
-            for s in shards
+            for s in self.document.shards
             if not s.balanced
         ]
+        if self.document.settings_problem:
+            found.append(f"a configuration is not in force: {self.document.settings_problem}")
+        return found
 
 
 def read(data_dir: Path, now_ns: int) -> Snapshot:

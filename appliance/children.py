@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import logging
 import os
 import signal
 import socket
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
 @dataclass(slots=True)
 class Child:
-    """A worker process, or (without shards) the maintenance process."""
+    """A worker process, or (without shards) another one."""
 
     pid: int
     control: socket.socket | None
@@ -45,6 +47,27 @@ class Child:
     started: float = field(default_factory=time.monotonic)
     heard: float = 0.0
     """When it last said anything (monotonic seconds)."""
+    generation: int = 0
+    """Of the configuration that it was started with."""
+    ending: bool = False
+    """It was told to end, so that another can begin."""
+
+    def messages(self) -> list[dict[str, Any]]:
+        """What it has said, as far as its lines are whole."""
+        assert self.control is not None
+        try:
+            data = self.control.recv(1 << 20)
+        except ConnectionResetError:
+            return []
+        self.heard = time.monotonic()
+        *lines, self.line = (self.line + data).split(b"\n")
+        return [json.loads(line) for line in lines]
+
+    def order(self, order: dict[str, Any]) -> None:
+        """Tell it what to do; if it has died, the SIGCHLD on its way says so."""
+        assert self.control is not None
+        with suppress(BrokenPipeError):
+            self.control.sendall(json.dumps(order).encode() + b"\n")
 
 
 def fork(body: Callable[[], None], control: socket.socket | None) -> Child:
@@ -114,6 +137,37 @@ def check_writable(data_dir: Path) -> None:
                 f"{path} cannot be written by user {user}: chown -R {user} {data_dir}, "
                 "or set another data_dir"
             )
+
+
+RESTART_SECONDS = (0.0, 0.5, 1.0, 2.0, 5.0)
+"""Waits before a child that died is started again; the last one repeats."""
+
+
+class Restarts:
+    """What has died and is to be started again, and when."""
+
+    def __init__(self) -> None:
+        self.due: list[tuple[float, Callable[[], object]]] = []
+        """Monotonic seconds, and what to call then."""
+        self._deaths: Counter[str] = Counter()
+        """Children that ended soon after their start, in a row, by kind."""
+
+    def again(self, kind: str, ended: Child, status: int, start: Callable[[], object]) -> None:
+        """Call ``start``, later each time when what it starts never lives for long."""
+        brief = status != 0 and time.monotonic() - ended.started < 60
+        self._deaths[kind] = self._deaths[kind] + 1 if brief else 0
+        last = len(RESTART_SECONDS)
+        wait = RESTART_SECONDS[min(self._deaths[kind], last) - 1] if brief else 0.0
+        log.error("%s %d ended (%s); another in %.1f s", kind, ended.pid, how(status), wait)
+        self.due.append((time.monotonic() + wait, start))
+
+    def start_due(self) -> None:
+        """Start what it is time for."""
+        now = time.monotonic()
+        due = [one for one in self.due if one[0] <= now]
+        self.due = [one for one in self.due if one[0] > now]
+        for _, start in due:
+            start()
 
 
 @contextmanager

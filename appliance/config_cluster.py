@@ -25,7 +25,8 @@ class Api(Table):
     """Hex SHA-256 digests of the tokens that clients may send, one a line. Absent: reads need no
     token."""
     state_dir: FilePath = Path("/var/lib/tandem-api")
-    """Track files of drain and the history of failovers; used in a cluster."""
+    """The settings, which the collector reads, too; in a cluster also track files of drain and the
+    history of failovers."""
     runtime_dir: FilePath = Path("/run/tandem-api")
     """Where the token for this machine's own command line is; used with ``token_file``."""
     query_seconds: float = Field(default=30, gt=0, le=3600)

@@ -23,7 +23,7 @@ SO_MEMINFO = 55
 def document(identity: Mapping[str, Any], opened: Listeners, workers: Iterable[Child]) -> bytes:
     """What the node is now; figures of workers are those of their last report.
 
-    ``identity``: what never changes.
+    ``identity``: what is not a matter of its processes.
     """
     workers = list(workers)
     intakes: dict[str, list[int]] = {}

@@ -183,10 +183,12 @@ class Worker:
         self.shards[k] = shard
         shard.release_spares = self._release_spares
         row = self.pulse.rows[k] if self.pulse is not None else None
+        columns = self.pulse.columns if self.pulse is not None else {}
         intakes = [
-            Intake(name, group[k], shard.journal, row, i)
-            for i, (name, group) in enumerate(self.listeners.groups.items())
-        ]
+            Intake(name, group[k], shard.journal, row if name in columns else None,
+                   columns.get(name, 0))
+            for name, group in self.listeners.groups.items()
+        ]  # fmt: skip
         self.intakes[k] = intakes
         # a connection must stay in one process: all sessions of TCP live with shard 0
         if k == 0:

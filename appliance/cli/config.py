@@ -28,10 +28,10 @@ def check(file: Path) -> None:
     Examples:
       tandem config check /etc/tandem/tandem.toml
     """
-    from appliance.config import ConfigInvalid, load
+    from appliance.config import ConfigInvalid, read
 
     try:
-        loaded = load(file)
+        loaded = read(file)
     except ConfigInvalid as invalid:
         for error in invalid.errors:
             click.echo(str(error), err=True)
@@ -39,8 +39,12 @@ def check(file: Path) -> None:
         click.echo(f"{count} error{'s' if count > 1 else ''}", err=True)
         sys.exit(1)
     click.echo(f"{file}: OK")
-    for name, value in summary(loaded):
+    for name, value in summary(loaded.config):
         click.echo(f"  {name:<10} {value}")
+    if loaded.settings.values:
+        click.echo(f"  {'settings':<10} version {loaded.settings.version} lies over the file")
+    if loaded.problem:
+        click.echo(f"settings cannot be used, so the file alone holds: {loaded.problem}", err=True)
 
 
 def summary(loaded: Config) -> list[tuple[str, str]]:

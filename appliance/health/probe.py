@@ -80,16 +80,15 @@ def _bound(family: socket.AddressFamily, address: str) -> socket.socket:
 class _Shard:
     """What is remembered of a shard between two looks; times are those of :class:`Watch`."""
 
-    listeners: int
     proven: int
     """The last proof, of whichever process."""
     server: int = 0
     since: int = 0
     """Since when this server (or none) is there."""
     known: bool = False
-    answered: list[int] = field(default_factory=list)
-    """By listener: the last proof that it is read."""
-    datagrams: list[int] = field(default_factory=list)
+    answered: dict[int, int] = field(default_factory=dict)
+    """By column of the listener: the last proof that it is read."""
+    datagrams: dict[int, int] = field(default_factory=dict)
     problem: Problem | None = None
     problem_since: int = 0
 
@@ -102,14 +101,17 @@ class Watch:
     not overdue. A canary's number is the time at which it was sent.
     """
 
-    def __init__(self, path: Path, shards: int, listeners: int, period: float, now: int) -> None:
+    def __init__(self, path: Path, shards: int, period: float, now: int) -> None:
         """``now``: where its time begins; larger than that of any process before (monotonic)."""
-        self._path, self._listeners = path, listeners
+        self._path = path
+        self.listeners: dict[int, str] = {}
+        """Those that the collector wants canaries through, by their column of the pulse."""
+        self._revision = 0
         self._period = int(period * 1e9)
         self._pulse: Pulse | None = None
         self._said = ""
         self._real = self.now = now
-        self._shards = [_Shard(listeners, now, since=now) for _ in range(shards)]
+        self._shards = [_Shard(now, since=now) for _ in range(shards)]
 
     def tick(self, real: int) -> None:
         """Let time pass; ``real``: the monotonic clock, ns."""
@@ -133,7 +135,12 @@ class Watch:
                 if self._pulse is not None:
                     self._pulse.close()
                     self._pulse = None
-                self._pulse = Pulse.open(self._path, len(self._shards), self._listeners)
+                self._pulse = Pulse.open(self._path, len(self._shards))
+                self._revision = 0
+            if self._pulse.revision != self._revision:
+                # first the revision: names that change while they are read are read again
+                self._revision = self._pulse.revision
+                self._learn(self._pulse.shown())
             return self._pulse.rows
         except (OSError, PulseError) as error:
             if str(error) != self._said:
@@ -141,23 +148,33 @@ class Watch:
             self._said = str(error)
             return [None] * len(self._shards)
 
+    def _learn(self, listeners: dict[int, str]) -> None:
+        """Listeners have come or gone: a new one is as good as those before until it is asked."""
+        same = {i for i, name in listeners.items() if self.listeners.get(i) == name}
+        for shard in self._shards:
+            newest = max(shard.answered.values(), default=shard.since)
+            shard.answered = {i: shard.answered.get(i, newest) if i in same else newest
+                              for i in listeners}  # fmt: skip
+            shard.datagrams = {i: n for i, n in shard.datagrams.items() if i in same}
+        self.listeners = listeners
+
     def _sight(self, shard: _Shard, row: Row | None) -> Sight:
         server = row.server() if row else 0
         if server != shard.server:
             shard.server, shard.since = server, self.now
-            shard.answered = [self.now] * self._listeners
-            shard.datagrams = [row.datagrams(i) for i in range(self._listeners)] if row else []
+            shard.answered = dict.fromkeys(self.listeners, self.now)
+            shard.datagrams = {}
         if row is None or not server:
             return Sight(False, shard.known, False, 0.0, (self.now - shard.proven) / 1e9)
         proven = False
-        for i in range(self._listeners):
+        for i in self.listeners:
             moved, newest = row.datagrams(i), row.newest(i)
             # under load a canary may find the buffer full; that it is being emptied proves as much
-            proof = self.now if moved != shard.datagrams[i] else newest
+            proof = self.now if moved != shard.datagrams.get(i, moved) else newest
             shard.datagrams[i] = moved
             if proof > shard.since:
                 shard.answered[i] = max(shard.answered[i], proof)
-        newest = max(shard.answered)
+        newest = max(shard.answered.values(), default=shard.since)
         if newest > shard.since:
             proven = shard.known = True
             shard.proven = newest
@@ -169,10 +186,10 @@ class Watch:
 
     def _overdue(self, shard: _Shard) -> float:
         """A listener is asked only when its turn comes, so its answer may be as much later."""
-        turns = self._listeners
-        newest = self.now - max(shard.answered) - self._period
-        oldest = (self.now - min(shard.answered)) // turns - self._period
-        return max(newest, oldest, 0) / 1e9
+        answered = shard.answered.values()
+        newest = self.now - max(answered, default=self.now) - self._period
+        oldest = (self.now - min(answered, default=self.now)) // max(len(answered), 1)
+        return max(newest, oldest - self._period, 0) / 1e9
 
     def _error(self, shard: _Shard, problem: Problem | None) -> tuple[int, float, str]:
         if problem is None:

@@ -35,18 +35,12 @@ class HealthWatch:
         """``config``: with a table ``[health]``."""
         assert config.health is not None
         directory = Path(config.health.directory)
-        endpoints = [
-            Endpoint("udp", str(listener.address), listener.port)
-            for listener in config.listener
-            if listener.transport == "udp"
-        ]
         self._data_dir = Path(config.data_dir)
         self._period = config.health.hung_seconds / ROUNDS
-        shards = config.receive.shards
-        self._sender = Sender(endpoints, shards)
-        self._watch = Watch(
-            directory / PULSE_FILE, shards, len(endpoints), self._period, time.monotonic_ns()
-        )
+        self._shards = config.receive.shards
+        self._watch = Watch(directory / PULSE_FILE, self._shards, self._period, time.monotonic_ns())
+        self._sender: Sender | None = None
+        self._sent_through: dict[int, str] = {}
         self._track = TrackFile(directory / TRACK_FILE)
         self._json = directory / JSON_FILE
         value = self._track.read()
@@ -72,7 +66,6 @@ class HealthWatch:
             due = max(due + self._period, time.monotonic())
             time.sleep(max(due - time.monotonic(), 0.0))
         systemd.notify("STOPPING=1")
-        self._sender.close()
         return 0
 
     def _on_signal(self, number: int, frame: object) -> None:
@@ -84,8 +77,18 @@ class HealthWatch:
         self._say(self._judge.judge(self._watch.now / 1e9, self._watch.look()))
         if self._key is None:
             self._key = canary.read_key(self._data_dir)
-        if self._key is not None:
+        if self._watch.listeners != self._sent_through:
+            self._follow()
+        if self._key is not None and self._sender is not None:
             self._sender.send(canary.payload(self._key, self._watch.now))
+
+    def _follow(self) -> None:
+        """Send through the listeners that the collector has now."""
+        if self._sender is not None:
+            self._sender.close()
+        self._sent_through = self._watch.listeners
+        names = self._sent_through.values()
+        self._sender = Sender([Endpoint.parse(n) for n in names], self._shards) if names else None
 
     def _say(self, verdict: Verdict) -> None:
         now = time.monotonic()

@@ -45,6 +45,10 @@ SESSION_SILENT_NS = 2 * 60 * 1_000_000_000
 """The same for those that have never sent a message: they keep others out."""
 MAX_SESSIONS = 4096
 ACCEPTED_AT_ONCE = 64
+MESSAGES_AT_ONCE = 64
+"""Of one session, before others have their turn."""
+MESSAGES_AT_LAST = 4096
+"""Of one session that ends with its worker."""
 SPARE_DESCRIPTORS = 256
 """Files that the process may need open besides its sessions."""
 
@@ -58,7 +62,7 @@ class Intake:
     journal: Journal
     row: Row | None = None
     """The shard's part of the pulse."""
-    number: int = 0
+    column: int = 0
     """The listener's place in it."""
     datagrams: int = 0
     bytes: int = 0
@@ -155,7 +159,7 @@ class Receiver(threading.Thread):
 
     def _remove(self, journal: Journal) -> None:
         for fd in [fd for fd, (_, stream) in self.sessions.items() if stream.journal is journal]:
-            self._end(fd)
+            self._finish(fd)
         for fd in [fd for fd, intake in self._by_fd.items() if intake.journal is journal]:
             self._poller.unregister(fd)
             del self._by_fd[fd]
@@ -231,7 +235,7 @@ class Receiver(threading.Thread):
                 canary = self._count(intake, block, first, taken)
                 journal.received(block, taken)
                 if intake.row is not None:
-                    intake.row.received(intake.number, intake.datagrams, canary)
+                    intake.row.received(intake.column, intake.datagrams, canary)
                 left -= taken
             if taken < room:
                 break
@@ -272,7 +276,7 @@ class Receiver(threading.Thread):
         try:
             if events & select.EPOLLPRI:
                 raise tcp.FramingError("urgent data is no part of IPFIX")
-            for _ in range(64):
+            for _ in range(MESSAGES_AT_ONCE):
                 size = session.ready()
                 if not size:
                     # the exporter closed within a message: SO_RCVLOWAT never wakes us for that
@@ -294,6 +298,18 @@ class Receiver(threading.Thread):
             log.warning("%s: session %d ended: %s", stream.listener, session.number, error)
             self._end(fd)
         return True
+
+    def _finish(self, fd: int) -> None:
+        """End a session, after the whole messages that have come; not after all that may come."""
+        for _ in range(MESSAGES_AT_LAST // MESSAGES_AT_ONCE):
+            if fd not in self.sessions:
+                return
+            before = self.sessions[fd][0].messages
+            self._stream(fd, 0)
+            if fd in self.sessions and self.sessions[fd][0].messages == before:
+                break
+        if fd in self.sessions:
+            self._end(fd)
 
     def _end(self, fd: int) -> None:
         session, stream = self.sessions.pop(fd)

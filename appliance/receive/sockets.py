@@ -15,6 +15,8 @@ SO_RXQ_OVFL = 40
 SO_TIMESTAMPNS = 35
 SO_RCVBUFFORCE = 33
 SO_REUSEPORT = 15
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::ffff:127.0.0.1"}
+"""Of sockets that are bound to every address; IPv4's is there also where IPv6 is switched off."""
 
 
 class ListenError(Exception):
@@ -32,6 +34,13 @@ class Endpoint:
     def __str__(self) -> str:
         host = f"[{self.address}]" if ":" in self.address else self.address
         return f"{self.transport}://{host}:{self.port}"
+
+    @classmethod
+    def parse(cls, text: str) -> Endpoint:
+        """What :meth:`__str__` gives."""
+        transport, _, where = text.partition("://")
+        host, _, port = where.rpartition(":")
+        return cls(transport, host.strip("[]"), int(port))
 
     @property
     def family(self) -> socket.AddressFamily:
@@ -87,6 +96,18 @@ def prepare_group(group: list[socket.socket], receive_buffer: int) -> None:
         set_receive_buffer(sock, receive_buffer)
     if len(group) > 1:
         steer.attach(group[0], len(group))
+
+
+def seclude(group: list[socket.socket]) -> None:
+    """Let no further datagram into the UDP sockets of ``group``; what waits in them stays.
+
+    A connected socket takes datagrams of its peer only. Its peer is now the socket itself, or its
+    port of loopback: nobody else can send from there. What exporters send from now on finds another
+    listener of the port, or none, just as if the sockets were closed. Raises OSError.
+    """
+    for sock in group:
+        host, *rest = sock.getsockname()
+        sock.connect((_LOOPBACK.get(host, host), *rest))
 
 
 def set_receive_buffer(sock: socket.socket, size: int) -> int:

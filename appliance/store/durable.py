@@ -26,14 +26,17 @@ def temporary_of(path: Path) -> Path:
     return path.with_name(TEMPORARY + path.name)
 
 
-def replace_file(path: Path, data: bytes) -> None:
+def replace_file(path: Path, data: bytes, mode: int | None = None) -> None:
     """Make ``data`` the content of ``path``: old or new after a crash, never a mixture.
 
-    Leaves no temporary file behind when it fails (``ENOSPC``).
+    ``mode``: its permissions, whatever the umask. Leaves no temporary file behind when it fails
+    (``ENOSPC``).
     """
     temporary = temporary_of(path)
     try:
         with temporary.open("wb") as file:
+            if mode is not None:
+                os.fchmod(file.fileno(), mode)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

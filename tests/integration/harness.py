@@ -62,22 +62,37 @@ def datagram(sequence: int) -> bytes:
 
 
 class Traffic(threading.Thread):
-    """Sends ``count`` numbered datagrams from each of ``exporters`` at ``rate`` a second in all."""
+    """Sends ``count`` numbered datagrams from each of ``exporters`` at ``rate`` a second in all.
 
-    def __init__(self, port: int, count: int, rate: float, exporters: int = 4) -> None:
+    ``first``: the number of the first exporter.
+    """
+
+    def __init__(
+        self, port: int, count: int, rate: float, exporters: int = 4, first: int = 0
+    ) -> None:
         super().__init__(daemon=True)
         self.port, self.count, self.rate, self.exporters = port, count, rate, exporters
+        self.first = first
+        self._enough = threading.Event()
         self.sent = 0
+
+    def enough(self) -> None:
+        """Send no more; ``count`` is then what each exporter has sent."""
+        self._enough.set()
+        self.join()
 
     def run(self) -> None:
         socks = []
-        for i in range(self.exporters):
+        for i in range(self.first, self.first + self.exporters):
             sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             sock.bind((f"127.9.{i}.1", 0))
             sock.connect(("127.0.0.1", self.port))
             socks.append(sock)
         begun = time.monotonic()
         for n in range(self.count):
+            if self._enough.is_set():
+                self.count = n
+                break
             payload = datagram(n * RECORDS)
             for sock in socks:
                 while True:
@@ -116,6 +131,7 @@ class Collector:
             "receive": "shards = 4\nreceive_buffer = 33554432",
             "store": "flush_seconds = 0.2\nreserve_bytes = 0",
             "journal": "max_bytes = 1073741824",
+            "api": f'state_dir = "{directory}"',
             **tables,
         }
         self.top = ""

@@ -19,11 +19,13 @@ from typing import Any
 
 import pytest
 
+from appliance import settings
 from appliance.health import canary
 from appliance.health.report import TrackFile
 from appliance.health.state_socket import ask
+from appliance.settings import Settings
 from appliance.state import StateReader
-from tests.integration.harness import RECORDS, Collector, Traffic, wait_for
+from tests.integration.harness import RECORDS, Collector, Traffic, free_port, wait_for
 
 HUNG_SECONDS = 0.5
 SCM_CREDENTIALS = 2
@@ -179,7 +181,7 @@ def test_a_worker_that_is_killed_is_replaced_before_anybody_is_told(healthy: Wat
 
 
 def test_a_worker_that_hangs_for_good_is_replaced(node: Watched) -> None:
-    node.setup = "import appliance.supervisor as s; s.SILENT_SECONDS = 3.0"
+    node.setup = "import appliance.pool as s; s.SILENT_SECONDS = 3.0"
     node.start()
     node.watch()
     wait_for(lambda: node.value == 0, 15, "health")
@@ -233,6 +235,59 @@ def test_nothing_is_left_of_a_capability_that_was_given() -> None:
     assert {int(x, 16) for x in (inheritable, permitted, effective, ambient)} == {1 << 12}
     inheritable, permitted, effective, _, ambient = ast.literal_eval(after)
     assert {int(x, 16) for x in (inheritable, permitted, effective, ambient)} == {0}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="giving a capability needs root")
+def test_a_capability_that_was_set_aside_is_there_for_a_moment_and_for_no_child() -> None:
+    show = (
+        "print([int(l.split()[1], 16) >> 12 & 1 for l in open('/proc/self/status') "
+        "if l.startswith(('CapInh', 'CapPrm', 'CapEff', 'CapAmb'))])"
+    )
+    code = "\n".join(
+        [
+            "from appliance.receive.capabilities import drop, raised, set_aside",
+            "set_aside()",
+            show,
+            "with raised():",
+            f"    {show}",
+            show,
+            "drop()",
+            "with raised():",
+            f"    {show}",
+        ]
+    )
+    give = ["--inh-caps", "+net_admin", "--ambient-caps", "+net_admin"]
+    user = ["--reuid", "65534", "--regid", "65534", "--clear-groups"]
+    done = subprocess.run(
+        ["setpriv", *user, *give, sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    seen = [ast.literal_eval(line) for line in done.stdout.splitlines()]
+    aside, up, none = [0, 1, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0]  # inheritable, permitted, …
+    assert seen == [aside, up, aside, none]
+
+
+def test_listeners_come_and_go_and_keepalived_hears_nothing_of_it(healthy: Watched) -> None:
+    first, second = healthy.port, free_port()
+
+    def listen(version: int, *ports: int) -> None:
+        values = {"listener": [{"address": "127.0.0.1", "port": port} for port in ports]}
+        settings.save(healthy.directory / "settings.json",
+                      Settings(version=version, values=values))  # fmt: skip
+        wait_for(lambda: healthy.node().get("settings_version") == version, 30, "in force")
+
+    def proven() -> bool:
+        return all(s["age_seconds"] < 1 for s in healthy.document()["shards"])
+
+    with Values(healthy) as values:
+        listen(1, first, second)
+        listen(2, second)
+        # what is proven is now proven through the second alone
+        time.sleep(2 * HUNG_SECONDS)
+        wait_for(lambda: healthy.document()["state"] == "ok" and proven(), 25, "health")
+    assert values == {0}
 
 
 def test_a_configuration_that_is_read_again_moves_nothing(healthy: Watched) -> None:

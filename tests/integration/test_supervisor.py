@@ -36,9 +36,7 @@ def test_workers_grow_with_the_backlog_and_shrink_without_losing_anything(
 ) -> None:
     collector.tables["receive"] += "\nmin_workers = 1\nmax_workers = 2"
     collector.write_config()
-    collector.setup = (
-        "import appliance.supervisor as s; s.SHRINK_AFTER_SECONDS = 3; s.SHRINK_LOAD = 10"
-    )
+    collector.setup = "import appliance.pool as s; s.SHRINK_AFTER_SECONDS = 3; s.SHRINK_LOAD = 10"
     collector.start()
     traffic = Traffic(collector.port, 20_000, 8_000, EXPORTERS)
     traffic.start()

@@ -96,6 +96,13 @@ def test_an_unbalanced_ledger_is_a_warning_but_the_node_stays_ready(
     assert "10.0.0.1: 1 datagram too few" in answer.json()["warnings"][0]
 
 
+def test_settings_that_are_not_in_force_are_a_warning(client: TestClient, data_dir: Path) -> None:
+    rewrite(client, data_dir, json.dumps(node_document(settings_problem="port 2055 is taken")))
+    answer = client.get("/readyz")
+    assert answer.status_code == 200
+    assert answer.json()["warnings"] == ["a configuration is not in force: port 2055 is taken"]
+
+
 def test_without_a_collector_the_api_says_that_none_has_run(tmp_path: Path) -> None:
     with TestClient(create_app(Config(data_dir=tmp_path))) as client:
         assert client.get("/livez").status_code == 200

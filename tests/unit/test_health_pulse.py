@@ -63,9 +63,19 @@ class Server:
         os.waitpid(self.pid, 0)
 
 
+NAMES = ["udp://127.0.0.1:1", "udp://[::]:2"]
+
+
+def made(path: Path) -> Pulse:
+    pulse = Pulse.create(path, shards=2)
+    pulse.admit(NAMES)
+    pulse.show(NAMES)
+    return pulse
+
+
 @pytest.fixture
 def pulse(path: Path) -> Pulse:
-    return Pulse.create(path, shards=2, listeners=2)
+    return made(path)
 
 
 @pytest.fixture
@@ -76,7 +86,7 @@ def server(pulse: Pulse) -> Iterator[Server]:
 
 
 def test_what_a_worker_writes_is_seen_and_who_serves_is_known(pulse: Pulse, path: Path) -> None:
-    seen = Pulse.open(path, 2, 2).rows
+    seen = Pulse.open(path, 2).rows
     assert [row.server() for row in seen] == [0, 0]
     server = Server(pulse)
     assert [row.server() for row in seen] == [server.pid, server.pid]
@@ -89,7 +99,7 @@ def test_what_a_worker_writes_is_seen_and_who_serves_is_known(pulse: Pulse, path
 
 
 def test_a_problem_lasts_until_it_is_taken_back(pulse: Pulse, path: Path) -> None:
-    row, seen = pulse.rows[0], Pulse.open(path, 2, 2).rows[0]
+    row, seen = pulse.rows[0], Pulse.open(path, 2).rows[0]
     assert seen.problem() is None
     row.flush_problem(errno.ENOSPC)
     first = seen.problem()
@@ -110,9 +120,9 @@ def test_a_problem_lasts_until_it_is_taken_back(pulse: Pulse, path: Path) -> Non
 
 def test_a_pulse_of_another_shape_is_refused(pulse: Pulse, path: Path) -> None:
     with pytest.raises(PulseError, match="another configuration"):
-        Pulse.open(path, 4, 2)
+        Pulse.open(path, 4)
     with pytest.raises(PulseError, match="No such file"):
-        Pulse.open(path.with_name("other"), 2, 2)
+        Pulse.open(path.with_name("other"), 2)
 
 
 class Looks:
@@ -120,7 +130,7 @@ class Looks:
 
     def __init__(self, path: Path) -> None:
         self.real = 100 * SECOND
-        self.watch = Watch(path, 2, 2, PERIOD, self.real)
+        self.watch = Watch(path, 2, PERIOD, self.real)
         self.turn = 0
 
     def round(self, pulse: Pulse, answer: set[tuple[int, int]], rounds: int = 1) -> None:
@@ -205,7 +215,7 @@ def test_a_new_collector_has_to_answer_anew(pulse: Pulse, path: Path) -> None:
     looks.round(pulse, set(), 10)
     assert all(not s.served and s.known for s in looks.sights)
     assert looks.sights[0].unproven == pytest.approx(1.1)
-    pulse = Pulse.create(path, 2, 2)
+    pulse = made(path)
     server = Server(pulse)
     looks.round(pulse, set(), 3)
     assert all(s.served and not s.proven for s in looks.sights)
@@ -214,6 +224,39 @@ def test_a_new_collector_has_to_answer_anew(pulse: Pulse, path: Path) -> None:
     looks.round(pulse, EVERY, 1)
     assert all(s.proven for s in looks.sights)
     server.end()
+
+
+def test_a_listener_keeps_its_column_whichever_others_come_and_go(pulse: Pulse, path: Path) -> None:
+    seen = Pulse.open(path, 2)
+    assert seen.shown() == dict(enumerate(NAMES))
+    revision = seen.revision
+    pulse.admit([NAMES[1], "udp://127.0.0.1:3", "udp://127.0.0.1:4"])
+    assert seen.shown() == dict(enumerate(NAMES))
+    pulse.show([NAMES[1], "udp://127.0.0.1:3"])
+    assert seen.shown() == {0: "udp://127.0.0.1:3", 1: NAMES[1]}
+    assert seen.revision > revision
+    assert [str(Endpoint.parse(name)) for name in NAMES] == NAMES
+    pulse.admit(f"udp://127.0.0.1:{port}" for port in range(1, 70))
+    assert len(set(pulse.columns.values())) == len(pulse.columns) == 64
+
+
+def test_a_listener_that_is_no_longer_shown_convicts_nobody_and_a_new_one_is_asked(
+    pulse: Pulse, path: Path, server: Server
+) -> None:
+    looks = Looks(path)
+    looks.round(pulse, EVERY, 10)
+    third = "udp://127.0.0.1:3"
+    pulse.admit([NAMES[1], third])
+    pulse.show([NAMES[1], third])
+    looks.pass_time(0)
+    assert looks.watch.listeners == {0: third, 1: NAMES[1]}
+    assert not any(s.overdue for s in looks.sights)
+    looks.round(pulse, {(0, 1), (1, 1), (0, 0)}, 15)
+    assert looks.sights[0].overdue == 0.0
+    assert looks.sights[1].overdue > 0.5
+    pulse.show([NAMES[1]])
+    looks.pass_time(0)
+    assert all(s.overdue < 0.3 for s in looks.sights)
 
 
 @pytest.mark.parametrize("shards", [1, 4, 64])

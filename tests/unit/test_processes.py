@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from appliance import children
-from appliance.children import Child, check_writable, fork, only_one
+from appliance.children import RESTART_SECONDS, Child, Restarts, check_writable, fork, only_one
+from appliance.pool import Pool, leftover
 from appliance.receive.listeners import Listeners
 from appliance.receive.sockets import ListenError
-from appliance.supervisor import RESTART_SECONDS, Supervisor, leftover
 from appliance.worker import Worker
 from tests.shard_tools import config_of, deliver, let_go, numbers, open_shard, settle
 from tests.unit.test_shard import v5
@@ -66,29 +66,30 @@ def test_an_order_that_comes_twice_does_no_harm(tmp_path: Path) -> None:
     worker.receiver.stop()
 
 
-def test_a_child_that_always_ends_at_once_is_started_less_and_less_often(tmp_path: Path) -> None:
-    supervisor = Supervisor(config_of(tmp_path))
+def test_a_child_that_always_ends_at_once_is_started_less_and_less_often() -> None:
+    restarts = Restarts()
     waits = []
     for _ in range(7):
         begun = time.monotonic()
-        supervisor._start_again("maintenance", Child(1, None), 256, lambda: None)
-        waits.append(round(supervisor._due[-1][0] - begun, 1))
+        restarts.again("maintenance", Child(1, None), 256, lambda: None)
+        waits.append(round(restarts.due[-1][0] - begun, 1))
     assert waits == [*RESTART_SECONDS, RESTART_SECONDS[-1], RESTART_SECONDS[-1]]
     # another kind, and one that was told to end, wait for nothing
     begun = time.monotonic()
-    supervisor._start_again("worker", Child(1, None), 9, lambda: None)
-    supervisor._start_again("maintenance", Child(1, None), 0, lambda: None)
-    assert all(due - begun < 0.1 for due, _ in supervisor._due[-2:])
+    restarts.again("worker", Child(1, None), 9, lambda: None)
+    restarts.again("maintenance", Child(1, None), 0, lambda: None)
+    assert all(due - begun < 0.1 for due, _ in restarts.due[-2:])
 
 
 def test_a_worker_that_dies_with_shards_on_their_way_blocks_no_later_move(tmp_path: Path) -> None:
-    supervisor = Supervisor(config_of(tmp_path))
+    restarts = Restarts()
+    pool = Pool(config_of(tmp_path), lambda control: None, restarts)
     source, target = Child(1, None, shards={1, 2}), Child(2, None)
-    supervisor.workers = [source, target]
-    supervisor.moving = {2: target}
-    supervisor._replace(source, 9)
-    assert supervisor.moving == {}
-    assert len(supervisor._due) == 1
+    pool.workers = [source, target]
+    pool.moving = {2: target}
+    pool.ended(source.pid, 9)
+    assert pool.moving == {}
+    assert len(restarts.due) == 1
 
 
 def test_a_child_ends_with_its_parent() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 import os
@@ -13,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from appliance.config import Config
 from appliance.journal.block import Block, Geometry
 from appliance.journal.journal import Journal
-from appliance.receive import steer, systemd, tcp
+from appliance.receive import sockets, steer, systemd, tcp
+from appliance.receive.listeners import Listeners
 from appliance.receive.receiver import Intake, Receiver, StreamIntake
 from appliance.receive.recvmmsg import receive
 from appliance.receive.sockets import (
@@ -269,6 +272,21 @@ def test_who_connects_and_says_nothing_does_not_stay(
         wait_for(lambda: stream.datagrams == 2)
 
 
+def test_what_has_come_is_received_before_a_session_ends_with_its_worker(
+    journal: Journal,
+) -> None:
+    receiver = Receiver()  # not started: nothing is received before its time
+    stream = StreamIntake("test", open_tcp(Endpoint("tcp", "127.0.0.1", 0)), journal, False)
+    with stream.sock, socket.create_connection(stream.sock.getsockname()) as exporter:
+        exporter.sendall(b"".join(message(100, n) for n in range(150)) + message(100, 150)[:50])
+        wait_for(lambda: receiver._accept(stream) or len(receiver.sessions) == 1)
+        time.sleep(0.05)
+        receiver._remove(journal)
+        assert (stream.datagrams, journal.position) == (150, 150)
+        assert not receiver.sessions
+        assert len(stream.ended) == 1
+
+
 def test_a_slot_that_a_stream_did_not_fill_takes_a_datagram(journal: Journal) -> None:
     block = journal.open_block()
     assert block is not None
@@ -440,3 +458,122 @@ def test_no_socket_that_is_handed_over_is_forgotten() -> None:
 def test_without_a_service_manager_notification_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     assert not systemd.notify("READY=1")
+
+
+def listening(*listeners: dict[str, object]) -> Config:
+    config = Config.model_validate(
+        {"listener": list(listeners), "receive": {"shards": 4, "receive_buffer": 1 << 20}}
+    )
+    return config
+
+
+def waiting(listeners: Listeners, name: str) -> int:
+    """How many datagrams are taken out of the sockets of a listener."""
+    count = 0
+    for sock in listeners.groups[name]:
+        while True:
+            try:
+                sock.recv(100)
+            except BlockingIOError:
+                break
+            count += 1
+    return count
+
+
+def test_a_listener_that_leaves_keeps_what_it_has_and_leaves_the_rest_to_others() -> None:
+    port = free_port()
+    name, wide = f"udp://127.0.0.1:{port}", f"udp://[::]:{port}"
+    listeners = Listeners()
+    listeners.add(listening({"address": "127.0.0.1", "port": port}))
+    senders = []
+    for i in range(8):
+        senders.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        senders[-1].bind((f"127.9.{i}.1", 0))
+
+    def send() -> None:
+        for sender in senders:
+            sender.sendto(b"x", ("127.0.0.1", port))
+
+    send()
+    listeners.add(listening({"address": "::", "port": port}))
+    send()
+    listeners.leave(name)
+    assert listeners.leaving == {name}
+    assert not listeners.drained()
+    send()
+    assert waiting(listeners, name) == 16
+    assert listeners.drained()
+    assert waiting(listeners, wide) == 8
+    listeners.close(name)
+    send()
+    assert waiting(listeners, wide) == 8
+    assert listeners.endpoints.keys() == listeners.groups.keys() == {wide}
+    assert not listeners.leaving
+    listeners.close(wide)
+    for sender in senders:
+        sender.close()
+
+
+@pytest.mark.parametrize(
+    ("bound", "to"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("0.0.0.0", "127.0.0.1"),
+        ("::", "127.0.0.1"),
+        ("::", "::1"),
+        ("::1", "::1"),
+    ],
+)
+def test_a_secluded_socket_hears_nobody(bound: str, to: str) -> None:
+    port = free_port()
+    group = open_group(Endpoint("udp", bound, port), 2, 1 << 16)
+    family = socket.AF_INET6 if ":" in to else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as sender:
+        sender.sendto(b"before", (to, port))
+        sockets.seclude(group)
+        for _ in range(3):
+            sender.sendto(b"after", (to, port))
+    heard = []
+    for sock in group:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                heard.append(sock.recv(10))
+        sock.close()
+    assert heard == [b"before"]
+
+
+def test_a_listener_that_cannot_be_opened_leaves_all_as_it_was() -> None:
+    port, kept = free_port(), free_port()
+    listeners = Listeners()
+    handed = {
+        f"udp-127_0_0_1-{kept}": dict(
+            enumerate(open_group(Endpoint("udp", "127.0.0.1", kept), 4, 1 << 16))
+        )
+    }
+    before = list(handed[f"udp-127_0_0_1-{kept}"].values())
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("127.0.0.1", 0))
+        taken = other.getsockname()[1]
+        local = [{"address": "127.0.0.1", "port": p} for p in (kept, port, taken)]
+        with pytest.raises(ListenError, match=f"{taken}: Address already in use; another program"):
+            listeners.add(listening(*local), handed)
+    assert not listeners.endpoints
+    assert not listeners.groups
+    # those of the service manager are not lost with it
+    listeners.add(listening(local[0]), handed)
+    assert listeners.groups[f"udp://127.0.0.1:{kept}"] == before
+    assert not handed
+    listeners.close(f"udp://127.0.0.1:{kept}")
+
+
+def test_a_tcp_listener_may_change_its_mind_about_the_proxy() -> None:
+    port = free_port(socket.SOCK_STREAM)
+    tcp_listener = {"transport": "tcp", "address": "127.0.0.1", "port": port}
+    listeners = Listeners()
+    listeners.add(listening(tcp_listener))
+    (name,) = listeners.streams
+    sock, proxied = listeners.streams[name]
+    listeners.add(listening({**tcp_listener, "proxy_protocol": True}))
+    assert (proxied, listeners.streams[name]) == (False, (sock, True))
+    listeners.close(name)
+    assert not listeners.streams
