@@ -10,11 +10,17 @@ from fastapi import Depends, FastAPI, Request
 
 import appliance
 from api import cluster, drain, exporters, flows, health, ledger, metrics, problems
-from api.access import Access, Tokens
+from api.access import Access
+from api.audit import routes as audit
+from api.audit.watch import Audited
 from api.gate import Gate
+from api.headers import Headers
 from api.observer import Observer
+from api.openapi import describe_access
 from api.problems import Problem
 from api.register import routes as register
+from api.tokens import routes as token_routes
+from api.tokens.known import Tokens
 from appliance.config import Config
 from appliance.query.engine import Engine
 from appliance.state import StateReader
@@ -25,7 +31,8 @@ the flow records it stores.
 Times are nanoseconds since the epoch, or ISO 8601 text in parameters. Byte and packet counts are
 scaled by the sampling rate where it is known; rows whose rate is unknown are marked. Every error is
 a problem document (RFC 9457). Where `api.token_file` is set, all but the health checks need a
-token: `Authorization: Bearer …`."""
+token: `Authorization: Bearer …`; `x-required-role` is the least role that it must have: `viewer`,
+`operator` or `admin`."""
 
 _TOKENS_SECONDS = 1.0
 """How often it is looked whether there are other tokens."""
@@ -44,6 +51,7 @@ def create_app(config: Config) -> FastAPI:
         app.state.reads = Gate("read", 2, api.query_seconds)
         app.state.engine = Engine(config.data_dir, seconds=api.query_seconds)
         app.state.state = StateReader(config.data_dir, config.elements.files)
+        tokens.follow(observer.register)
         tokens.refresh()
         tokens.make_local()
         renewing = asyncio.create_task(_renew(tokens))
@@ -66,9 +74,15 @@ def create_app(config: Config) -> FastAPI:
         dependencies=[Depends(_each_once)],
     )
     problems.install(app)
+    # the last one is the outermost
     app.add_middleware(Access, tokens=tokens, api=config.api)
-    for part in (health, cluster, drain, register, exporters, ledger, flows, metrics):
+    app.add_middleware(Audited)
+    app.add_middleware(Headers)
+    for part in (health, cluster, drain, register, token_routes, audit):
         app.include_router(part.router)
+    for part in (exporters, ledger, flows, metrics):
+        app.include_router(part.router)
+    describe_access(app)
     return app
 
 

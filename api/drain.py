@@ -13,8 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from api.access import from_peer
 from api.cluster import Observed
 from api.observer import Observer
-from api.peers import Peer, PeerFailed
-from api.problems import MEDIA_TYPE, FieldError, Problem, ProblemDocument
+from api.passed_on import pass_on
+from api.peers import Peer
+from api.problems import FieldError, Problem, ProblemDocument
 from api.views import DrainAnswer
 
 router = APIRouter(prefix="/v1/nodes", tags=["cluster"])
@@ -152,19 +153,4 @@ async def _elsewhere(request: Request, observed: Observer, name: str) -> Respons
     """Let the node ``name`` do it, and pass its answer on."""
     if from_peer(request):
         raise _missing(f"this is {observed.name}, not {name}")
-    try:
-        answer = await observed.peers[name].request(
-            request.method, f"/v1/nodes/{name}/drain", request.query_params
-        )
-    except PeerFailed as error:
-        raise _unreachable(name, str(error)) from None
-    kind = answer.headers.get("content-type", "")
-    if kind not in ("application/json", MEDIA_TYPE):
-        raise _unreachable(name, f"it answers with status {answer.status_code}")
-    return Response(answer.content, answer.status_code, media_type=kind)
-
-
-def _unreachable(name: str, reason: str) -> Problem:
-    return Problem(
-        HTTPStatus.BAD_GATEWAY, "unreachable", "The node does not answer", f"{name}: {reason}"
-    )
+    return await pass_on(request, observed.peers[name], f"/v1/nodes/{name}/drain")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from api.audit.log import AuditLog
 from api.drain_files import DrainFiles
 from api.failover import Tracker, Trouble, troubles_of
 from api.history import History
@@ -72,6 +73,7 @@ class Observer:
             self.keepalived = Keepalived(cluster.notify_fifo, cluster.keepalived_pid, self._heard)
             self.haproxy = Source("HAProxy", Adapter(cluster.haproxy_socket).look, clock=clock)
             self.peers = peers_of(cluster, self.name, client_context(cluster), clock)
+        self.audit = AuditLog(state / "audit.jsonl" if state else None, self.name)
         self.register = Register(state / "register" if state else None, self.name, clock)
         self.replicator = Replicator(self.name, self.register, self.peers)
         self._tasks: list[asyncio.Task[None]] = []
@@ -100,6 +102,7 @@ class Observer:
         self.watcher.stop()
         self.tracker.history.close()
         self.register.close()
+        self.audit.close()
 
     def _sources(self) -> list[Source[Any]]:
         found: list[Source[Any] | None] = [self.host, self.disk, self.health, self.haproxy]
@@ -130,6 +133,7 @@ class Observer:
             started_ns=self._started_ns,
             config_sha256=self._shared_sha256,
             register_sha256=self.register.digest,
+            audit=self.audit.head,
             ready=not reasons,
             reasons=reasons,
             vips=[self.vip(vip) for vip in self.vips],

@@ -85,6 +85,8 @@ def serve(config: Config, sock: socket.socket | None = None) -> None:
         ssl_keyfile=cluster.key,
         ssl_ca_certs=str(cluster.ca),
         ssl_cert_reqs=ssl.CERT_REQUIRED,
+        # only nodes can connect, and what their HAProxy says of a client is true
+        forwarded_allow_ips="*",
         **_OPTIONS,
     )
     _Both(uvicorn.Config(app, **_OPTIONS), _ForNodes(others), peer_sock).run(sockets=[sock])

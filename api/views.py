@@ -81,6 +81,13 @@ class Proxy(Program):
     state: ProxyState | None = None
 
 
+class AuditHead(View):
+    """The newest line of an audit log."""
+
+    number: int = Field(0, ge=0, examples=[7])
+    sha256: str = Field("0" * 64, examples=["60303ae22b998861…"])
+
+
 class NodeView(View):
     """A node."""
 
@@ -95,6 +102,7 @@ class NodeView(View):
     register_sha256: str = Field(
         "", examples=["2c26b46b68ffc68f…"], description="Of what all nodes know alike"
     )
+    audit: AuditHead | None = Field(None, description="null: it keeps no audit log")
     ready: bool = Field(False, examples=[True], description="Whether it collects")
     reasons: list[str] = Field([], examples=[[]], description="Why it does not")
     vips: list[VipView] = []

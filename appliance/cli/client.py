@@ -77,15 +77,27 @@ class Client:
         """The document at ``path``; raises a Failure."""
         return self._ask("GET", path, parameters)
 
-    def change(self, method: str, path: str, parameters: Mapping[str, str]) -> Any:
+    def change(
+        self,
+        method: str,
+        path: str,
+        parameters: Mapping[str, str],
+        body: Mapping[str, Any] | None = None,
+    ) -> Any:
         """Make a request that changes something; raises a Failure."""
-        return self._ask(method, path, parameters)
+        return self._ask(method, path, parameters, body)
 
-    def _ask(self, method: str, path: str, parameters: Mapping[str, str]) -> Any:
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        parameters: Mapping[str, str],
+        body: Mapping[str, Any] | None = None,
+    ) -> Any:
         import httpx2
 
         try:
-            answer = self._http.request(method, path, params=dict(parameters))
+            answer = self._http.request(method, path, params=dict(parameters), json=body)
             document = answer.json()
         except httpx2.TimeoutException:
             raise NotReachable(
@@ -99,8 +111,8 @@ class Client:
             raise NotReachable(f"what answers at {self._url} is no API of Tandem") from None
         if answer.status_code == 401:
             raise NotReachable(
-                f"the API at {self._url} wants a token: give it with --token-file or TANDEM_TOKEN, "
-                "or run the command as root on a node"
+                f"the API at {self._url} wants a token ({document.get('detail', '')}): give it "
+                "with --token-file or TANDEM_TOKEN, or run the command as root on a node"
             )
         if not answer.is_success:
             title, detail = (document.get(key, "") for key in ("title", "detail"))

@@ -28,6 +28,8 @@ SECTIONS: dict[str, dict[str, Entry]] = {
     "Cluster": {
         "status": _own("status", "The cluster on one screen: nodes, VIPs, problems."),
         "drain": _own("drain", "Move a node's VIPs to another node."),
+        "token": _own("token", "Tokens of the API: who may do what."),
+        "audit": _own("audit", "Who changed what, on all nodes."),
     },
     "Ask": {
         "top": _own("top", "Who or what has most of the traffic."),
