@@ -89,8 +89,7 @@ class AuditLog:
         lines = [line for _, data in found for line in data.splitlines()]
         # the oldest file is the only one that may have had one before it
         from_start = not found or found[0][0] != self._files[0]
-        records, problem = follow(lines, from_start, head)
-        return records[-most:], problem
+        return follow(lines, from_start, head, most)
 
     def close(self) -> None:
         """Wait until all is written."""

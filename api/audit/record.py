@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Iterable
 from hashlib import sha256
 from typing import Any
@@ -51,13 +52,15 @@ def head_of(record: Record, line: bytes) -> AuditHead:
     return AuditHead(number=record.number, sha256=sha256(line).hexdigest())
 
 
-def follow(lines: Iterable[bytes], from_start: bool, head: AuditHead) -> tuple[list[Record], str]:
-    """The records of ``lines``, oldest first, and what is wrong with the chain; "" if it is whole.
+def follow(
+    lines: Iterable[bytes], from_start: bool, head: AuditHead, most: int
+) -> tuple[list[Record], str]:
+    """The last ``most`` records of ``lines``, and what is wrong with the chain; "" if it is whole.
 
     ``from_start``: whether the first of them is the first that there was. ``head``: of what was
     written last.
     """
-    records: list[Record] = []
+    records: deque[Record] = deque(maxlen=most)
     problem = ""
     before = AuditHead() if from_start else None
     for line in lines:
@@ -76,4 +79,4 @@ def follow(lines: Iterable[bytes], from_start: bool, head: AuditHead) -> tuple[l
         records.append(record)
     if before != head and not (before is None and head == AuditHead()):
         problem = problem or f"the end is not line {head.number} as it was written"
-    return records, problem
+    return list(records), problem

@@ -35,7 +35,7 @@ class AuditState(View):
 class AuditView(View):
     """What the nodes remember."""
 
-    nodes: list[AuditState]
+    nodes: list[AuditState] = Field(examples=[[{"node": "n1", "whole": True, "problem": ""}]])
     records: list[Record] = Field(description="Newest first")
 
 

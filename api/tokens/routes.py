@@ -43,10 +43,19 @@ class CreatedToken(TokenView):
     token: str = Field(examples=["tandem_…"], description="Keep it: it is not shown again")
 
 
+_EXAMPLE = TokenView(
+    id="20260101T010000-9f86d081",
+    name="ci",
+    role="operator",
+    created_ns=1767229200000000000,
+    created_by="local token",
+)
+
+
 class TokensView(BaseModel):
     """Tokens of the cluster; that of `api.token_file` and those of the nodes are not among them."""
 
-    tokens: list[TokenView]
+    tokens: list[TokenView] = Field(examples=[[_EXAMPLE.model_dump()]])
 
 
 @router.get("", summary="All tokens")

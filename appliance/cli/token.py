@@ -103,11 +103,15 @@ def revoke(token: str, as_json: bool, url: str, token_file: Path | None, ca: Pat
     from urllib.parse import quote
 
     path = f"/v1/tokens/{quote(token, safe='')}"
-    gone = Client(url, token_file, ca).change("DELETE", path, {})
+    client = Client(url, token_file, ca)
+    gone = client.change("DELETE", path, {})
     if as_json:
         click.echo(json.dumps(gone))
     else:
         click.echo(f"{gone['id']}: {gone['role']} {gone['name']} is revoked")
+    for node in client.get("/v1/cluster")["nodes"]:
+        if not node["reachable"]:
+            click.echo(f"! {node['name']} does not answer, and takes it until it is back", err=True)
 
 
 def _until(one: dict[str, Any]) -> str:

