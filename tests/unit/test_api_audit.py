@@ -178,3 +178,15 @@ def test_without_a_place_nothing_is_kept() -> None:
     log = AuditLog(None, "n1")
     write(log)
     assert (log.head, log.read(9)) == (None, ([], ""))
+
+
+def test_lines_that_come_at_once_are_one_chain(path: Path) -> None:
+    log = AuditLog(path, "n1", most_bytes=8000)
+
+    async def at_once() -> None:
+        await asyncio.gather(*(log.write(request(n)) for n in range(60)))
+
+    asyncio.run(at_once())
+    records, wrong = log.read(60)
+    assert (len(records), wrong) == (60, "")
+    assert sorted(r.time_ns for r in records) == list(range(60))
