@@ -10,10 +10,9 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from api.access import from_peer
 from api.cluster import Observed
+from api.forward import forward
 from api.observer import Observer
-from api.passed_on import pass_on
 from api.peers import Peer
 from api.problems import FieldError, Problem, ProblemDocument
 from api.views import DrainAnswer
@@ -54,7 +53,7 @@ async def drain(
     """
     _known(observed, name, query.vip)
     if name != observed.name:
-        return await _elsewhere(request, observed, name)
+        return await forward(request, observed, name)
     if not query.force and not _already(observed, query.vip):
         _refuse_to_leave_nobody(observed, query.vip)
     return await _set(observed, [query.vip], True)
@@ -71,7 +70,7 @@ async def undrain(
     """
     _known(observed, name, query.vip)
     if name != observed.name:
-        return await _elsewhere(request, observed, name)
+        return await forward(request, observed, name)
     every = [None, *(v.name for v in observed.vips)]
     return await _set(observed, every if query.vip is None else [query.vip], False)
 
@@ -147,10 +146,3 @@ async def _set(observed: Observer, vips: Iterable[str | None], drained: bool) ->
     view = observed.drain.view
     holds = [v.name for v in observed.vips if observed.addresses.held(v.name)]
     return DrainAnswer(node=observed.name, drained=view.node, vips=view.vips, holds=holds)
-
-
-async def _elsewhere(request: Request, observed: Observer, name: str) -> Response:
-    """Let the node ``name`` do it, and pass its answer on."""
-    if from_peer(request):
-        raise _missing(f"this is {observed.name}, not {name}")
-    return await pass_on(request, observed.peers[name], f"/v1/nodes/{name}/drain")

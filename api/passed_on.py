@@ -1,17 +1,15 @@
-"""Requests that one node makes of another for a client: whom they are for, and what came back."""
+"""Requests that one node makes of another for a client: how it says whom they are for."""
 
 from __future__ import annotations
 
 from http import HTTPStatus
 from typing import Final
 
-from fastapi import Request, Response
 from pydantic import Field, ValidationError
 from starlette.requests import HTTPConnection
 
 from api.caller import Caller, Role, caller
-from api.peers import Peer, PeerFailed
-from api.problems import MEDIA_TYPE, Problem
+from api.problems import Problem
 from api.views import View
 
 HEADER: Final = "Tandem-Caller"
@@ -68,24 +66,3 @@ def believe(connection: HTTPConnection) -> For | None:
         ) from None
     connection.scope.update({FOR: client, REQUEST_ID: client.request})
     return client
-
-
-async def pass_on(request: Request, peer: Peer, path: str) -> Response:
-    """Let ``peer`` do it for the same caller, and answer as it does; a problem if it does not."""
-    try:
-        answer = await peer.request(
-            request.method, path, request.query_params, headers=header_for(request)
-        )
-    except PeerFailed as error:
-        raise _unreachable(peer.name, str(error)) from None
-    kind = answer.headers.get("content-type", "")
-    if kind not in ("application/json", MEDIA_TYPE):
-        raise _unreachable(peer.name, f"it answers with status {answer.status_code}")
-    request.scope[ANSWERED_ELSEWHERE] = True
-    return Response(answer.content, answer.status_code, media_type=kind)
-
-
-def _unreachable(name: str, reason: str) -> Problem:
-    return Problem(
-        HTTPStatus.BAD_GATEWAY, "unreachable", "The node does not answer", f"{name}: {reason}"
-    )
