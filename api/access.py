@@ -110,6 +110,13 @@ def from_peer(connection: HTTPConnection) -> bool:
     return bool(connection.scope.get(_PEER))
 
 
+def require_peer(connection: HTTPConnection) -> None:
+    """To anybody but a node there is nothing here."""
+    if not from_peer(connection):
+        path = connection.url.path
+        raise Problem(HTTPStatus.NOT_FOUND, "", "Not Found", f"there is nothing at {path}")
+
+
 class Access:
     """Lets requests through to the application, or answers with the reason why not."""
 

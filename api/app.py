@@ -11,6 +11,12 @@ from fastapi import Depends, FastAPI, Request
 import appliance
 from api import cluster, drain, exporters, flows, health, ledger, metrics, problems
 from api.access import Access, Tokens
+from api.drills import clients as drill_clients
+from api.drills import node as drill_node
+from api.drills import routes as drills
+from api.drills.drill import DrillAction
+from api.drills.node import DrillNode, DrillNodes
+from api.drills.source import send_as_ordered
 from api.gate import Gate
 from api.observer import Observer
 from api.operations import pause
@@ -33,6 +39,7 @@ token: `Authorization: Bearer …`."""
 
 _PARTS = (
     *(health, cluster, drain, operations, pause, register),
+    *(drill_clients, drills, drill_node),
     *(exporters, ledger, flows, metrics),
 )
 _TOKENS_SECONDS = 1.0
@@ -60,9 +67,16 @@ def create_app(config: Config) -> FastAPI:
         )
         app.state.following = set()
         running.actions["switchover"] = Switchover(observer)
+        app.state.drill_node = part = DrillNode(
+            observer, app.state.engine, app.state.state, app.state.reads
+        )
+        app.state.drills = action = DrillAction(observer, DrillNodes(observer, part))
+        running.actions["drill"] = action
         await observer.start()
         await running.start()
+        sending = asyncio.create_task(send_as_ordered(observer))
         yield
+        sending.cancel()
         await running.stop()
         await observer.stop()
         renewing.cancel()

@@ -11,9 +11,11 @@ from api.observer import Observer
 from api.peers import PeerFailed
 from api.problems import MEDIA_TYPE, Problem
 
+_PASSED_ON = ("content-type", "idempotency-key")
+
 
 async def forward(request: Request, observed: Observer, name: str) -> Response:
-    """The answer of the node ``name`` to the request, which has no body; raises a problem."""
+    """The answer of the node ``name`` to the request; raises a problem."""
     if from_peer(request):
         raise Problem(
             HTTPStatus.NOT_FOUND,
@@ -23,7 +25,11 @@ async def forward(request: Request, observed: Observer, name: str) -> Response:
         )
     try:
         answer = await observed.peers[name].request(
-            request.method, request.url.path, request.query_params
+            request.method,
+            request.url.path,
+            request.query_params,
+            await request.body() or None,
+            {name: request.headers[name] for name in _PASSED_ON if name in request.headers},
         )
     except PeerFailed as error:
         raise _unreachable(name, str(error)) from None

@@ -13,8 +13,9 @@ from api.drain_files import DrainFiles
 from api.failover import Tracker, Trouble, troubles_of
 from api.history import History
 from api.node_file import Watcher, ask, read
-from api.observe import health_file
+from api.observe import fault, health_file
 from api.observe.addresses import Addresses
+from api.observe.clients import Clients
 from api.observe.haproxy import Adapter, ProxyState
 from api.observe.host import disk, host
 from api.observe.keepalived import Keepalived
@@ -23,7 +24,7 @@ from api.peers import Peer, peers_of
 from api.register.replicate import Replicator
 from api.register.store import Register
 from api.tls import client_context
-from api.views import NodeView, Program, Proxy, Role, VipView
+from api.views import FaultView, NodeView, Program, Proxy, Role, VipView
 from appliance import __version__
 from appliance.config import Config, Vip
 from appliance.health.report import JSON_FILE
@@ -67,8 +68,12 @@ class Observer:
         self.addresses = Addresses(self.vips, self.tracker.changed, clock)
         self.keepalived: Keepalived | None = None
         self.haproxy: Source[ProxyState] | None = None
+        self.fault: Source[FaultView] | None = None
+        self.clients = Clients(clock)
         self.peers: dict[str, Peer] = {}
         if cluster:
+            look = partial(fault.look, config.drill.socket)
+            self.fault = Source("tandem-fault", look, clock=clock)
             self.keepalived = Keepalived(cluster.notify_fifo, cluster.keepalived_pid, self._heard)
             self.haproxy = Source("HAProxy", Adapter(cluster.haproxy_socket).look, clock=clock)
             self.peers = peers_of(cluster, self.name, client_context(cluster), clock)
@@ -102,7 +107,9 @@ class Observer:
         self.register.close()
 
     def _sources(self) -> list[Source[Any]]:
-        found: list[Source[Any] | None] = [self.host, self.disk, self.health, self.haproxy]
+        found: list[Source[Any] | None] = [
+            *(self.host, self.disk, self.health, self.haproxy, self.fault)
+        ]
         return [source for source in found if source is not None]
 
     # ── what is known ─────────────────────────────────────────────────────────────────────────
@@ -144,6 +151,8 @@ class Observer:
             haproxy=self._proxy(),
             collector=document,
             collector_problem=snapshot.problem,
+            fault=self.fault.seen.value if self.fault else None,
+            drill_clients=self.clients.seen,
             transitions=self.tracker.history.all()[-_SHOWN:],
         )
 

@@ -129,15 +129,26 @@ class Peer:
         path: str,
         params: Mapping[str, str] | None = None,
         content: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        seconds: float | None = None,
     ) -> httpx2.Response:
-        """Make a request, for this node or for a client of it; raises :class:`PeerFailed`."""
+        """Make a request, for this node or for a client of it; raises :class:`PeerFailed`.
+
+        ``seconds``: for what takes its time.
+        """
+        most = seconds or _REQUEST_SECONDS
         try:
-            async with asyncio.timeout(_REQUEST_SECONDS):
+            async with asyncio.timeout(most):
                 return await self._client.request(
-                    method, path, params=dict(params or {}), content=content
+                    method,
+                    path,
+                    params=dict(params or {}),
+                    content=content,
+                    headers=dict(headers or {}),
+                    timeout=seconds or TIMEOUT,
                 )
         except TimeoutError:
-            raise PeerFailed(f"no answer within {_REQUEST_SECONDS:g} s") from None
+            raise PeerFailed(f"no answer within {most:g} s") from None
         except (httpx2.HTTPError, OSError) as error:
             raise PeerFailed(_words(error)) from None
 

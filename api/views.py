@@ -81,6 +81,13 @@ class Proxy(Program):
     state: ProxyState | None = None
 
 
+class FaultView(View):
+    """The unit that makes the faults of drills."""
+
+    kinds: list[str] = Field([], examples=[["keepalived-stop"]], description="What it can do")
+    active: str | None = Field(None, examples=[None], description="What it does now")
+
+
 class NodeView(View):
     """A node."""
 
@@ -109,6 +116,10 @@ class NodeView(View):
     haproxy: Proxy | None = None
     collector: NodeDocument | None = Field(None, description="As the collector said it last")
     collector_problem: str = Field("", examples=[""], description="Why `collector` is null")
+    fault: FaultView | None = Field(None, description="null: tandem-fault does not answer")
+    drill_clients: list[str] = Field(
+        [], examples=[["probe"]], description="That asked this node for orders a moment ago"
+    )
     transitions: list[Transition] = Field([], description="The last ones of this node")
 
     def vip(self, name: str) -> VipView:

@@ -185,6 +185,11 @@ class Operations:
 
     def _refuse(self, kind: Kind, request: Mapping[str, Any], but: str = "") -> None:
         """Raise a problem where an operation cannot be done now."""
+        self.refuse_any(but)
+        self.actions[kind].check(request)
+
+    def refuse_any(self, but: str = "") -> None:
+        """Raise a problem where no operation can be begun now, whatever it is."""
         refuse_paused(self._register, self._clock())
         now = self._clock()
         running = [
@@ -194,7 +199,6 @@ class Operations:
         ]
         if running:
             raise _busy(running[0])
-        self.actions[kind].check(request)
 
     async def cancel(self, id_: str, by: str) -> Kept:
         """End an operation that has not begun; raises a problem."""

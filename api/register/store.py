@@ -27,8 +27,14 @@ from appliance.store.durable import replace_file
 
 log = logging.getLogger(__name__)
 
-Kind = Literal["operation", "pause", "token"]
-MOST: Final[dict[Kind, int]] = {"operation": 500, "pause": 1, "token": 200}
+Kind = Literal["operation", "pause", "token", "load", "report"]
+MOST: Final[dict[Kind, int]] = {
+    "operation": 500,
+    "pause": 1,
+    "token": 200,
+    "load": 20,
+    "report": 200,
+}
 """Entries of a kind that are kept, removed ones included: those with the last keys."""
 MOST_BYTES: Final = 1 << 20
 """Of an entry's file."""

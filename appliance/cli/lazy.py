@@ -28,6 +28,7 @@ SECTIONS: dict[str, dict[str, Entry]] = {
     "Cluster": {
         "status": _own("status", "The cluster on one screen: nodes, VIPs, problems."),
         "switchover": _own("switchover", "Move a VIP to another node."),
+        "drill": _own("drill", "Deliberate failovers under a load, measured."),
         "drain": _own("drain", "Keep a node from holding VIPs."),
         "pause": _own("pause", "Let nothing be begun through the API."),
     },

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from appliance.config import ConfigInvalid, load
 from appliance.fault.agent import Agent, serve
-from appliance.fault.verbs import FaultFailed, verbs
+from appliance.fault.verbs import verbs
 
 
 def main() -> int:
@@ -22,7 +22,7 @@ def main() -> int:
     try:
         config = load(chosen.config)
         serve(Agent(verbs(config), chosen.state), config.drill.socket)
-    except (ConfigInvalid, FaultFailed, OSError) as error:
+    except (ConfigInvalid, ValueError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     return 0

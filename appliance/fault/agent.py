@@ -3,7 +3,8 @@
 One line of JSON from a client at the socket, one line back:
 
     {"ask": "state"}                                  what can be done, and what is done now
-    {"ask": "do", "kind": "partition", "seconds": 5}  do it; it is undone after so long
+    {"ask": "do", "kind": "partition", "seconds": 5}  do it; it is undone after so long. With
+                                                      "at_ns", a moment ahead, only then
     {"ask": "undo"}                                   undo it now
 
 Answers have ``error`` where it was not done. What is to be undone is on disk before it is done; a
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 
 MOST_SECONDS: Final = 300.0
 """Of a fault."""
+_AHEAD_SECONDS: Final = 2.0
 _ACTIVE_FILE: Final = "active.json"
 _CLIENT_SECONDS: Final = 1.0
 _TURN_SECONDS: Final = 1.0
@@ -70,8 +72,8 @@ class Agent:
         self._file.unlink(missing_ok=True)
         return None
 
-    def do(self, kind: str, seconds: float) -> int:
-        """Make a fault; when that was. Raises :class:`FaultFailed`."""
+    def do(self, kind: str, seconds: float, at_ns: int = 0) -> int:
+        """Make a fault, not before ``at_ns``; when that was. Raises :class:`FaultFailed`."""
         verb = self._verbs.get(cast(DrillKind, kind))
         if verb is None:
             known = ", ".join(self._verbs) or "nothing"
@@ -80,7 +82,10 @@ class Agent:
             raise FaultFailed(f"{self.kind} is not undone yet")
         if not 0 < seconds <= MOST_SECONDS:
             raise FaultFailed(f"a fault lasts {MOST_SECONDS:g} s at most")
+        if (ahead := (at_ns - time.time_ns()) / 1e9) > _AHEAD_SECONDS:
+            raise FaultFailed(f"{_AHEAD_SECONDS:g} s ahead at most")
         if verb.undo is None:
+            time.sleep(max(ahead, 0.0))
             time_ns = time.time_ns()
             verb.do.run()
             return time_ns
@@ -90,6 +95,7 @@ class Agent:
             raise FaultFailed(f"{self._file} cannot be written: {error.strerror}") from None
         self.kind, self.until = cast(DrillKind, kind), time.monotonic() + seconds
         log.warning("%s for %g s", kind, seconds)
+        time.sleep(max((at_ns - time.time_ns()) / 1e9, 0.0))
         time_ns = time.time_ns()
         try:
             verb.do.run()
@@ -130,7 +136,8 @@ class Agent:
         try:
             ask = request["ask"]
             if ask == "do":
-                return {"time_ns": self.do(str(request["kind"]), float(request["seconds"]))}
+                kind, seconds = str(request["kind"]), float(request["seconds"])
+                return {"time_ns": self.do(kind, seconds, int(request.get("at_ns", 0)))}
             if ask == "undo":
                 return {"time_ns": self.undo()}
             if ask == "state":

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import psutil  # type: ignore[import-untyped]
-
 from appliance.config import Config
 from appliance.config_drill import DrillKind
+from appliance.drill.device import device_of
 
 COLLECTOR: Final = "tandem-collector.service"
 KEEPALIVED: Final = "keepalived.service"
@@ -60,7 +59,7 @@ def _systemctl(*words: str) -> Command:
 
 
 def verbs(config: Config) -> dict[DrillKind, Verb]:
-    """The faults that this node's configuration allows; raises :class:`FaultFailed`."""
+    """The faults that this node's configuration allows; raises ValueError."""
     found: dict[DrillKind, Verb] = {
         "collector-kill": Verb(
             _systemctl("kill", "--signal=SIGKILL", COLLECTOR), _systemctl("start", COLLECTOR)
@@ -79,7 +78,7 @@ def verbs(config: Config) -> dict[DrillKind, Verb]:
     }
     address = config.cluster.address_of(config.node.name) if config.cluster else None
     if address is not None:
-        found["partition"] = _partition(_device(str(address)))
+        found["partition"] = _partition(device_of(str(address)))
     if config.drill.fence is not None:
         found["node-kill"] = Verb(_fence(config.drill.fence, config.node.name), None)
     return {kind: verb for kind, verb in found.items() if kind in config.drill.kinds}
@@ -102,11 +101,3 @@ def _partition(device: str) -> Verb:
         Command(("nft", "-f", "-"), f"{clear}{table} {{\n{chains}}}\n"),
         Command(("nft", "-f", "-"), clear),
     )
-
-
-def _device(address: str) -> str:
-    """The interface with ``address``; raises :class:`FaultFailed`."""
-    for device, addresses in psutil.net_if_addrs().items():
-        if any(a.address.partition("%")[0] == address for a in addresses):
-            return str(device)
-    raise FaultFailed(f"no interface has {address}, which [[cluster.node]] says is this node's")
