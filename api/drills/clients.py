@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 from api.cluster import Observed
 from api.drills.model import Order, Sent
 from api.drills.orders import hand_in, note_begun, order_for
+from api.operations.operations import Operations
 from api.operations.routes import Known
 from api.problems import Problem, ProblemDocument
 
@@ -31,6 +32,18 @@ class Orders(BaseModel):
     order: Order | None = Field(description="The load to send now; null: nothing")
 
 
+def _its_own(known: Operations, name: str, id_: str) -> None:
+    """Refuse what was ordered from somebody else."""
+    order = known.get(id_).figures.get("order") or {}
+    if order.get("source") != name:
+        raise Problem(
+            HTTPStatus.NOT_FOUND,
+            "unknown",
+            "There is no such thing",
+            f"drill {id_} has ordered nothing from {name}",
+        )
+
+
 @router.get("/{name}/order", summary="What a client is to send")
 async def order(request: Request, observed: Observed, name: Name) -> Orders:
     """Asked again and again; a client that has not asked for 5 s is not there any more."""
@@ -45,7 +58,7 @@ async def order(request: Request, observed: Observed, name: Name) -> Orders:
 )
 async def begun(observed: Observed, known: Known, name: Name, id_: Id) -> Response:
     """Before its first datagram. Another time it is no error."""
-    known.get(id_)
+    _its_own(known, name, id_)
     await note_begun(observed.register, id_)
     await observed.replicator.told()
     return Response(status_code=HTTPStatus.NO_CONTENT)
@@ -58,7 +71,7 @@ async def loads(
     observed: Observed, known: Known, name: Name, id_: Id, what: Annotated[Sent, Body()]
 ) -> Response:
     """Any node takes it. Another time it is no error."""
-    known.get(id_)
+    _its_own(known, name, id_)
     try:
         await hand_in(observed.register, id_, what)
     except ValueError as error:

@@ -17,24 +17,26 @@ from api.drills.plan import Plan, Planner
 from api.observer import Observer
 from api.operations.model import Kept
 from api.operations.nodes import Nodes, refused
-from api.operations.operations import UNDO_SECONDS, Course, Failed
+from api.operations.operations import Course, Failed
 from appliance.config_drill import DrillKind
 from appliance.drill.accounts import Account, changes
 from appliance.drill.evidence import Evidence
 from appliance.drill.sendlog import SendLog
 from appliance.schema import DRILL_DOMAINS
 
-LONGER: Final = 150.0
-"""Seconds that a drill may take beyond its load."""
+_LONGER: Final = 90.0
+"""Seconds that a drill may take beyond its load, besides the time until all nodes are well."""
 _LEAD: Final = 2.0
 """Seconds of load before the fault, and at least as many after its end."""
 _HOLD: Final = 1.0
 """Seconds from the move of the VIP to the end of the fault."""
 _BEGIN: Final = 15.0
+"""Seconds in which a source has to begin; drains last so much longer than the load, at most."""
 _END: Final = 20.0
-"""Seconds in which a source has to begin, and to hand in what it sent."""
+"""Seconds in which it has to hand in what it sent."""
 _WELL: Final = 60.0
-"""Seconds in which all nodes have to be well again."""
+_BOOTED: Final = 600.0
+"""Seconds in which all nodes have to be well again; machines take their time to boot."""
 _PERIOD: Final = 0.05
 _MOVES: Final[frozenset[DrillKind]] = frozenset(
     {"switchover", "collector-hang", "keepalived-stop", "partition", "node-kill"}
@@ -96,7 +98,7 @@ class DrillAction:
         try:
             if plan.source_is_node:
                 seen.drained.append(plan.source)
-                await self._nodes.drain(plan.source, plan.vip, _longest(course.operation))
+                await self._nodes.drain(plan.source, plan.vip, wanted.seconds + _BEGIN)
             await course.say(
                 f"{plan.source} is to send {order.rate} datagrams/s to {plan.vip} on {plan.holder}",
                 order=order.model_dump(),
@@ -113,17 +115,22 @@ class DrillAction:
                 await course.say(f"{seen.taker} holds {plan.vip}")
         finally:
             await asyncio.shield(self._undo(plan, wanted.kind, seen))
-        undone = time.monotonic()
+        ended_ns = await self._ended(wanted, seen)
         await course.say("the fault is undone")
-        log = await self._sent(order, load_end)
-        restored = await self._restored(plan, undone)
+        well = _well_seconds(wanted.kind)
+        restoring = asyncio.create_task(self._restored(plan, ended_ns, well))
+        try:
+            log = await self._sent(order, load_end)
+            restored = await restoring
+        finally:
+            restoring.cancel()
         asked = Asked(domain=order.domain, records=RECORDS, since_ns=began_ns, after_ns=0)
         found = await self._settled(plan, asked, seen.fault_ns, log)
         after = {node: await self._account(node) for node in plan.nodes}
         report = self._report(course.operation, wanted, plan, seen, log, found, before, after)
         report = report.model_copy(update={"restored_ms": restored})
         if restored is None:
-            report.unmeasured["restored_ms"] = f"not within {_WELL:g} s"
+            report.unmeasured["restored_ms"] = f"not within {well:g} s"
             report.problems.append("the nodes are not well again")
         report = report.model_copy(update={"passed": not report.problems and not report.exceeded})
         result = "; ".join([*report.exceeded, *report.problems]) or "all objectives are met"
@@ -168,10 +175,10 @@ class DrillAction:
         holder, kind = plan.holder, wanted.kind
         if kind == "switchover":
             seen.drained.append(holder)
-            at = await self._nodes.drain(holder, plan.vip, _longest(course.operation))
+            at = await self._nodes.drain(holder, plan.vip, wanted.seconds + _BEGIN)
         else:
             # it ends by itself while the load lasts, whatever becomes of this node
-            at = await self._parts.do(holder, kind, wanted.seconds - 2 * _LEAD)
+            at = await self._parts.do(holder, kind, _fault_seconds(wanted))
         seen.fault_ns = self._nodes.here(holder, at)
         await course.say(f"{kind} of {holder}", fault_ns=seen.fault_ns)
 
@@ -205,12 +212,22 @@ class DrillAction:
     async def _undo(self, plan: Plan, kind: DrillKind, seen: Seen) -> None:
         """Where that cannot be, it ends by itself."""
         await self._nodes.undrain(seen.drained, plan.vip)
-        if kind == "switchover" or not seen.fault_ns:
+        if kind == "switchover" or kind in CUTS_OFF:
             return
         try:
             await self._parts.undo(plan.holder)
         except Failed:
             return
+
+    async def _ended(self, wanted: DrillRequest, seen: Seen) -> int:
+        """When the fault ended, by the clock of this node; waits for one that ends by itself."""
+        if wanted.kind == "node-kill":
+            return seen.fault_ns  # from then on it may boot
+        if wanted.kind != "partition":
+            return self._observed.clock()
+        end_ns = seen.fault_ns + int(_fault_seconds(wanted) * 1e9)
+        await asyncio.sleep(max(end_ns - self._observed.clock(), 0) / 1e9)
+        return end_ns
 
     async def _sent(self, order: Order, load_end: float) -> SendLog:
         until = load_end + _END
@@ -220,12 +237,13 @@ class DrillAction:
             await asyncio.sleep(_PERIOD)
         return _log(order, handed)
 
-    async def _restored(self, plan: Plan, undone: float) -> float | None:
+    async def _restored(self, plan: Plan, ended_ns: int, seconds: float) -> float | None:
         """Milliseconds until all nodes are well again; None where they are not in time."""
-        while time.monotonic() < undone + _WELL:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
             views = await asyncio.gather(*(self._nodes.view(node) for node in plan.nodes))
             if all(view is not None and not unfit(view, plan.vip) for view in views):
-                return round((time.monotonic() - undone) * 1e3)
+                return _ms(self._observed.clock() - ended_ns)
             await asyncio.sleep(_PERIOD)
         return None
 
@@ -342,9 +360,18 @@ _SUMMARY: Final = (
 )
 
 
-def _longest(operation: Kept) -> float:
-    """Seconds after which nothing of it may be left."""
-    return operation.deadline_seconds + UNDO_SECONDS
+def deadline_seconds(wanted: DrillRequest) -> float:
+    """How long a drill may take in all."""
+    return wanted.seconds + _LONGER + _well_seconds(wanted.kind)
+
+
+def _fault_seconds(wanted: DrillRequest) -> float:
+    """After so long a fault ends by itself; by then the load has some seconds left."""
+    return wanted.seconds - 2 * _LEAD
+
+
+def _well_seconds(kind: DrillKind) -> float:
+    return _BOOTED if kind == "node-kill" else _WELL
 
 
 def _log(order: Order, handed: Sent) -> SendLog:

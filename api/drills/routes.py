@@ -14,7 +14,7 @@ from api.cluster import Observed, holders
 from api.drain import require_vip
 from api.drills import exports
 from api.drills.compare import differences
-from api.drills.drill import LONGER, DrillAction
+from api.drills.drill import DrillAction, deadline_seconds
 from api.drills.model import Check, Difference, Drill, DrillRequest, Preflight, Report
 from api.drills.node import CUTS_OFF
 from api.forward import forward
@@ -71,7 +71,7 @@ async def begin(
     if other is not None and not from_peer(request):
         return await forward(request, observed, other)
     by = caller(request).name
-    operation = await known.begin("drill", content, by, wanted.seconds + LONGER, key=key)
+    operation = await known.begin("drill", content, by, deadline_seconds(wanted), key=key)
     response.headers["Location"] = f"/v1/drills/{operation.id}"
     return operation
 
