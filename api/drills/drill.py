@@ -110,9 +110,7 @@ class DrillAction:
             await course.say(f"{plan.source} sends")
             await asyncio.sleep(_LEAD)
             await self._fault(wanted, plan, seen, course)
-            await self._watch(wanted, plan, seen, load_end - _LEAD)
-            if seen.taker is not None:
-                await course.say(f"{seen.taker} holds {plan.vip}")
+            await self._watch(wanted, plan, seen, load_end - _LEAD, course)
         finally:
             await asyncio.shield(self._undo(plan, wanted.kind, seen))
         ended_ns = await self._ended(wanted, seen)
@@ -182,7 +180,9 @@ class DrillAction:
         seen.fault_ns = self._nodes.here(holder, at)
         await course.say(f"{kind} of {holder}", fault_ns=seen.fault_ns)
 
-    async def _watch(self, wanted: DrillRequest, plan: Plan, seen: Seen, until: float) -> None:
+    async def _watch(
+        self, wanted: DrillRequest, plan: Plan, seen: Seen, until: float, course: Course
+    ) -> None:
         """Until the VIP has moved and some more, or nothing moves and the load is about to end."""
         takers = [n for n in plan.nodes if n not in (plan.holder, *seen.drained)]
         end = until
@@ -199,6 +199,7 @@ class DrillAction:
                 if at is not None:
                     seen.taker, seen.moved_ns = node, self._nodes.here(node, at)
                     end = min(end, time.monotonic() + _HOLD)
+                    await course.say(f"{node} holds {plan.vip}")
 
     async def _verdict(self, node: str, since_ns: int) -> int | None:
         """When the health unit of ``node`` took notice, if it has."""

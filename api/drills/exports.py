@@ -12,12 +12,12 @@ from api.drills.model import Report
 from api.drills.plot import plot
 
 _TIMES: Final = (
-    ("detection_ms", "a node took notice"),
-    ("vip_move_ms", "another node's kernel had the VIP"),
-    ("first_datagram_ms", "first datagram at another node"),
-    ("first_flow_ms", "first flow record on disk there"),
+    ("detection_ms", "until a node took notice"),
+    ("vip_move_ms", "until another node's kernel had the VIP"),
+    ("first_datagram_ms", "until the first datagram came to another node"),
+    ("first_flow_ms", "until the first flow record was on disk there"),
     ("longest_gap_ms", "longest gap in what was sent"),
-    ("restored_ms", "all nodes well again, after the fault's end"),
+    ("restored_ms", "from the fault's end until all nodes were well"),
 )
 Table = tuple[list[str], list[list[str]]]
 """Head and rows."""
@@ -54,7 +54,7 @@ def _tables(report: Report) -> dict[str, Table]:
         )
         times.append([words, shown])
     found: dict[str, Table] = {
-        "Times": (["ms after the fault, until", "ms"], times),
+        "Times": (["after the fault", "ms"], times),
         "Datagrams": (
             ["", "datagrams"],
             [

@@ -12,6 +12,7 @@ from api.drills.model import Check, DrillRequest
 from api.observer import Observer
 from api.operations.nodes import Nodes
 from api.views import NodeView
+from appliance.drill.packed import MOST_DATAGRAMS
 
 CLOCK_SECONDS = 0.1
 """Clocks further apart than this make figures of two nodes incomparable."""
@@ -71,6 +72,8 @@ class Planner:
         if wanted.rate > drill.max_rate:
             most = f"the configuration allows {drill.max_rate} (drill.max_rate)"
             yield f"{wanted.rate} datagrams/s are too many: {most}"
+        if wanted.rate * wanted.seconds > MOST_DATAGRAMS:
+            yield f"a load has at most {MOST_DATAGRAMS} datagrams"
 
     def _register_apart(self) -> Iterator[str]:
         for name in self._observed.replicator.apart():

@@ -71,7 +71,7 @@ def plot(report: Report) -> str:
     for step in range(0, steps + 1, 10):
         seconds = (series.begin_ns + step * series.step_ms * 1e6 - report.fault_ns) / 1e9
         place = f'x="{_LEFT + step * across:.1f}" y="{bottom + 14}"'
-        out.append(f'<text {place} text-anchor="middle">{seconds:.0f} s</text>')
+        out.append(f'<text {place} text-anchor="middle">{round(seconds)} s</text>')
     for i, (words, colour) in enumerate(labels):
         place = f'x="{_LEFT + 150 * i}" y="{_HEIGHT - 6}"'
         out.append(f'<text {place} fill="{colour}">■ {escape(words)}</text>')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from typing import Any
 from xml.etree import ElementTree
@@ -166,6 +167,7 @@ def test_the_preflight_says_why_not(lab: DrillLab) -> None:
     assert why() == ""
     assert "forbidden" not in why(kind="partition")
     assert "drill.max_rate" in why(rate=50_000)
+    assert "a load has at most" in why(rate=50_000, seconds=60)
     assert "drill.fence" in why(kind="node-kill")
     assert "tandem drill client --name" in why(source="nobody")
     holder = lab.holder("v1")
@@ -184,6 +186,35 @@ def test_the_preflight_says_why_not(lab: DrillLab) -> None:
     wait_for(lambda: why() == "", 5, why)
     lab.end_client()
     wait_for(lambda: "no client" in why(), 10, why)
+
+
+def test_a_client_that_does_not_send_ends_the_drill_before_the_fault(lab: DrillLab) -> None:
+    node = lab.nodes["n1"]
+    assert lab.client is not None
+    # it has asked a moment ago, so it is taken to be there
+    lab.client.send_signal(signal.SIGSTOP)
+    try:
+        drill = ended(node, begin(node, "keepalived-stop"))
+    finally:
+        lab.client.send_signal(signal.SIGCONT)
+    assert drill["operation"]["state"] == "failed"
+    assert "has not begun to send" in drill["operation"]["problem"]
+    assert "keepalived-stop of" not in str(drill["operation"]["events"])
+
+
+def test_only_nodes_see_what_nodes_ask_of_each_other(lab: DrillLab) -> None:
+    node = lab.nodes[lab.holder("v1")]
+    for method, path in (
+        ("GET", "account"),
+        ("GET", "evidence?domain=1&records=2&since_ns=0&after_ns=0"),
+        ("PUT", "fault?kind=keepalived-stop&seconds=5"),
+        ("DELETE", "fault"),
+    ):
+        assert node.request(method, f"/v1/drill-node/{path}")[0] == 404, path
+    done = node.get("/v1/drills")[0]["id"]
+    handed = node.request("PUT", f"/v1/drill-clients/other/loads/{done}", body={"problem": "no"})
+    assert handed[0] == 404, "it was not ordered from that one"
+    assert node.request("GET", "/v1/drill-clients/n1/order")[0] == 422, "that is a node"
 
 
 @pytest.mark.parametrize("victim", ["holder", "other"])

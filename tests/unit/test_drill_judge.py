@@ -120,7 +120,7 @@ def report(**changes: Any) -> Report:
 def test_exports_have_the_figures_and_say_why_some_are_missing() -> None:
     one = report()
     markdown = exports.markdown(one)
-    assert "| a node took notice | not measured: no node took notice |" in markdown
+    assert "| until a node took notice | not measured: no node took notice |" in markdown
     assert "| lost | 20 |" in markdown
     assert "Missed: a gap of 20.0 ms, 15 allowed." in markdown
     suite = ElementTree.fromstring(exports.junit(one))
