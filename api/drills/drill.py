@@ -24,7 +24,7 @@ from appliance.drill.evidence import Evidence
 from appliance.drill.sendlog import SendLog
 from appliance.schema import DRILL_DOMAINS
 
-_LONGER: Final = 90.0
+_LONGER: Final = 120.0
 """Seconds that a drill may take beyond its load, besides the time until all nodes are well."""
 _LEAD: Final = 2.0
 """Seconds of load before the fault, and at least as many after its end."""
@@ -32,8 +32,8 @@ _HOLD: Final = 1.0
 """Seconds from the move of the VIP to the end of the fault."""
 _BEGIN: Final = 15.0
 """Seconds in which a source has to begin; drains last so much longer than the load, at most."""
-_END: Final = 20.0
-"""Seconds in which it has to hand in what it sent."""
+_END: Final = 60.0
+"""Seconds in which it has to hand in what it sent: neighbours may look for the VIP where it was."""
 _WELL: Final = 60.0
 _BOOTED: Final = 600.0
 """Seconds in which all nodes have to be well again; machines take their time to boot."""
