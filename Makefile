@@ -123,7 +123,7 @@ test: system $(STAMP)-fuzz lint lint-ansible ## set-up, lint, types and all test
 # SCENARIOS  which of them; RUNS  how often each event is done and measured; in the environment
 # TANDEM_PROFILE  default or fast; TANDEM_SUITE  trixie or bookworm; TANDEM_SLACK  by what factor
 # times may be longer than their goals: tests share their machine, and are no measurement
-SCENARIOS ?= default failover partition drain api
+SCENARIOS ?= default failover partition drain api drills
 RUNS      ?= 5
 
 .PHONY: molecule

@@ -21,7 +21,7 @@ from appliance.config import ConfigInvalid, default, load
 def main(file: Path | None) -> None:
     """Serve the HTTP API until interrupted."""
     try:
-        serve(load(file) if file else default())
+        serve(load(file) if file else default(), path=file)
     except (ConfigInvalid, CannotListen) as error:
         click.echo(str(error), err=True)
         sys.exit(1)

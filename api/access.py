@@ -1,92 +1,32 @@
-"""Who may ask: other nodes by their certificate, everybody else by a token."""
+"""Who may ask: other nodes by their certificate, everybody else by a token, and for what."""
 
 from __future__ import annotations
 
-import hmac
-import logging
-import os
-import re
-import secrets
-from hashlib import sha256
+import math
 from http import HTTPStatus
+from ipaddress import ip_address
 
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from api.bucket import Buckets
+from api.caller import CALLER, NOBODY, NODE, USER, Caller
+from api.passed_on import address_of, believe
 from api.problems import Problem
+from api.roles import needed
+from api.tokens.known import Expired, Tokens
+from api.tokens.record import digest_of
 from appliance.config import Api
 
-log = logging.getLogger(__name__)
-
-LOCAL_TOKEN = "local.token"
 MAX_BODY = 64 << 10
 """Bytes of a request's body."""
-OPEN = {"/livez", "/readyz", "/active", "/standby"}
-"""Health checks: load balancers have no token."""
-_SAFE = {"GET", "HEAD", "OPTIONS"}
-_DIGEST = re.compile(r"[0-9a-f]{64}")
+PEER_BODY = 4 << 20
+"""The same of a node's request: it may tell of an entry of the register."""
 _PEER = "tandem.peer"
-
-
-class Tokens:
-    """The digests of all tokens that are good; none of the tokens is kept, or shown."""
-
-    def __init__(self, api: Api) -> None:
-        self._file = api.token_file
-        self._runtime_dir = api.runtime_dir
-        self._stamp: tuple[int, int, int] | None = None
-        self._given: frozenset[str] = frozenset()
-        self._local = ""
-
-    @property
-    def needed(self) -> bool:
-        """Whether there are tokens at all."""
-        return self._file is not None
-
-    def good(self, token: str) -> bool:
-        """Whether ``token`` is one of them, in a time that does not tell how nearly it is."""
-        digest = sha256(token.encode(errors="surrogateescape")).hexdigest()
-        known = [*self._given, self._local]
-        return bool(sum(hmac.compare_digest(digest, one) for one in known))
-
-    def refresh(self) -> None:
-        """Read the file where it has changed; without it, only the local token is good."""
-        if self._file is None:
-            return
-        try:
-            found = self._file.stat()
-            stamp = (found.st_ino, found.st_mtime_ns, found.st_size)
-            if stamp == self._stamp:
-                return
-            words = self._file.read_text().lower().split()
-        except (OSError, ValueError) as error:
-            if self._stamp is not None or not self._given:
-                log.error("api.token_file: %s; no token of it is good", error)
-            self._stamp, self._given = None, frozenset()
-            return
-        self._stamp = stamp
-        self._given = frozenset(word for word in words if _DIGEST.fullmatch(word))
-        if not self._given or len(self._given) < len(set(words)):
-            log.error("%s: not every line is a hex SHA-256 digest", self._file)
-
-    def make_local(self) -> None:
-        """Write a new token for this machine's own command line."""
-        if self._file is None:
-            return
-        token = secrets.token_urlsafe(32)
-        path = self._runtime_dir / LOCAL_TOKEN
-        temporary = path.with_suffix(".new")
-        try:
-            self._runtime_dir.mkdir(parents=True, exist_ok=True)
-            temporary.unlink(missing_ok=True)
-            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)
-            with open(handle, "w") as file:
-                file.write(token + "\n")
-            temporary.replace(path)
-        except OSError as error:
-            log.error("%s: %s; the command line needs a token", path, error.strerror)
-            return
-        self._local = sha256(token.encode()).hexdigest()
+_BURST_SECONDS = 2.0
+"""A caller that was quiet may make the requests of so many seconds at once."""
+_FAILURES = 20
+_FAILURES_PER_SECOND = 1.0
 
 
 class PeerListener:
@@ -110,6 +50,13 @@ def from_peer(connection: HTTPConnection) -> bool:
     return bool(connection.scope.get(_PEER))
 
 
+def require_peer(connection: HTTPConnection) -> None:
+    """To anybody but a node there is nothing here."""
+    if not from_peer(connection):
+        path = connection.url.path
+        raise Problem(HTTPStatus.NOT_FOUND, "", "Not Found", f"there is nothing at {path}")
+
+
 class Access:
     """Lets requests through to the application, or answers with the reason why not."""
 
@@ -117,61 +64,127 @@ class Access:
         self._app = app
         self._tokens = tokens
         self._api = api
+        rate = api.requests_per_second
+        self._requests = Buckets(rate, rate * _BURST_SECONDS)
+        self._failures = Buckets(_FAILURES_PER_SECOND, _FAILURES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it."""
         if scope["type"] == "http":
             connection = HTTPConnection(scope)
-            problem = _body(connection) or self._refusal(connection)
-            if problem is not None:
+            try:
+                self._check(connection)
+            except Problem as problem:
                 await problem.response(connection)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
-    def _refusal(self, connection: HTTPConnection) -> Problem | None:
-        safe = connection.scope["method"] in _SAFE
-        if from_peer(connection) or (safe and connection.scope["path"] in OPEN):
-            return None
-        if not self._tokens.needed:
-            if safe or self._api.address.is_loopback:
-                return None
-            return Problem(
+    def _check(self, connection: HTTPConnection) -> None:
+        """Raise the problem for which the request is refused."""
+        _check_body(connection)
+        scope = connection.scope
+        role = needed(scope["method"], scope["path"])
+        if role is None:
+            return
+        # refused or not: who it was is known from here on
+        scope[CALLER] = who = self._caller(connection)
+        if not who.may(role):
+            if who is NOBODY:
+                raise _no_tokens()
+            raise Problem(
                 HTTPStatus.FORBIDDEN,
-                "no-tokens",
-                "Changes need a token",
-                "there are none: set api.token_file",
+                "forbidden",
+                "The role does not allow it",
+                f"the role {role} is needed; {who.name} has {who.role}",
+                headers={"WWW-Authenticate": _challenge("insufficient_scope")},
             )
+
+    def _caller(self, connection: HTTPConnection) -> Caller:
+        if from_peer(connection):
+            client = believe(connection)
+            return client.caller if client else NODE
+        if not self._tokens.needed:
+            return USER if self._api.address.is_loopback else NOBODY
         scheme, _, token = connection.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
-            return _unauthorized("send a token: Authorization: Bearer …", "")
-        if not self._tokens.good(token.strip()):
-            return _unauthorized("the token is not valid here", ', error="invalid_token"')
-        return None
+            raise self._unknown(connection, "send a token: Authorization: Bearer …", "")
+        digest = digest_of(token.strip())
+        try:
+            found = self._tokens.find(digest)
+        except Expired as expired:
+            raise self._unknown(connection, str(expired), "invalid_token") from None
+        if found is None:
+            raise self._unknown(connection, "the token is not valid here", "invalid_token")
+        if seconds := self._requests.take(digest):
+            most = f"{self._api.requests_per_second:g} a second"
+            connection.scope[CALLER] = found
+            raise _too_many(f"{found.name} makes more than {most}", seconds)
+        return found
+
+    def _unknown(self, connection: HTTPConnection, detail: str, error: str) -> Problem:
+        """The problem of a client that is not known.
+
+        Good tokens are looked at first, so nobody is kept out by others behind the same address;
+        and none can be guessed, however often one tries. The limit keeps logs and processor free.
+        """
+        if seconds := self._failures.take(_network(address_of(connection))):
+            return _too_many("too many requests without a valid token", seconds)
+        return Problem(
+            HTTPStatus.UNAUTHORIZED,
+            "unauthorized",
+            "A token is needed",
+            detail,
+            headers={"WWW-Authenticate": _challenge(error)},
+        )
 
 
-def _unauthorized(detail: str, error: str) -> Problem:
+def _challenge(error: str) -> str:
+    return 'Bearer realm="tandem"' + (f', error="{error}"' if error else "")
+
+
+def _network(address: str) -> str:
+    """What one client has: an IPv4 address, or a /64."""
+    try:
+        found = ip_address(address)
+    except ValueError:
+        return address
+    if found.version == 4:
+        return str(found)
+    return str(found.ipv4_mapped or int(found) >> 64)
+
+
+def _too_many(detail: str, seconds: float) -> Problem:
     return Problem(
-        HTTPStatus.UNAUTHORIZED,
-        "unauthorized",
-        "A token is needed",
+        HTTPStatus.TOO_MANY_REQUESTS,
+        "too-many",
+        "Too many requests",
         detail,
-        headers={"WWW-Authenticate": f'Bearer realm="tandem"{error}'},
+        headers={"Retry-After": str(math.ceil(seconds))},
     )
 
 
-def _body(connection: HTTPConnection) -> Problem | None:
-    """Why the request's body is not taken: no operation needs a long one."""
+def _no_tokens() -> Problem:
+    return Problem(
+        HTTPStatus.FORBIDDEN,
+        "no-tokens",
+        "This needs a token",
+        "there are none: set api.token_file",
+    )
+
+
+def _check_body(connection: HTTPConnection) -> None:
+    """Raise the problem of a body that is not taken: no operation needs a long one."""
+    most = PEER_BODY if from_peer(connection) else MAX_BODY
     length = connection.headers.get("content-length", "0")
     if "transfer-encoding" in connection.headers:
-        return Problem(
+        raise Problem(
             HTTPStatus.LENGTH_REQUIRED, "no-length", "A body needs a Content-Length", "send one"
         )
-    if not length.isdecimal() or int(length) > MAX_BODY:
-        return Problem(
+    if not length.isdecimal() or int(length) > most:
+        raise Problem(
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
             "too-large",
             "The body is too large",
-            f"{MAX_BODY} bytes at most",
+            f"{most} bytes at most",
             headers={"Connection": "close"},
         )
-    return None

@@ -29,6 +29,10 @@ class Caller:
 
 NOBODY: Final = Caller("anybody", "viewer")
 """Where no token is needed."""
+USER: Final = Caller("anybody", "admin")
+"""Where no token is needed and only this machine's own users can ask."""
+NODE: Final = Caller("a node", "admin")
+"""A node of the cluster that asks for itself."""
 
 
 def caller(connection: HTTPConnection) -> Caller:

@@ -9,12 +9,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from api.audit.log import AuditLog
 from api.drain_files import DrainFiles
 from api.failover import Tracker, Trouble, troubles_of
 from api.history import History
 from api.node_file import Watcher, ask, read
-from api.observe import health_file
+from api.observe import fault, health_file
 from api.observe.addresses import Addresses
+from api.observe.clients import Clients
 from api.observe.haproxy import Adapter, ProxyState
 from api.observe.host import disk, host
 from api.observe.keepalived import Keepalived
@@ -23,7 +25,7 @@ from api.peers import Peer, peers_of
 from api.register.replicate import Replicator
 from api.register.store import Register
 from api.tls import client_context
-from api.views import NodeView, Program, Proxy, Role, VipView
+from api.views import FaultView, NodeView, Program, Proxy, Role, VipView
 from appliance import __version__
 from appliance.config import Config, Vip
 from appliance.health.report import JSON_FILE
@@ -67,11 +69,16 @@ class Observer:
         self.addresses = Addresses(self.vips, self.tracker.changed, clock)
         self.keepalived: Keepalived | None = None
         self.haproxy: Source[ProxyState] | None = None
+        self.fault: Source[FaultView] | None = None
+        self.clients = Clients(clock)
         self.peers: dict[str, Peer] = {}
         if cluster:
+            look = partial(fault.look, config.drill.socket)
+            self.fault = Source("tandem-fault", look, clock=clock)
             self.keepalived = Keepalived(cluster.notify_fifo, cluster.keepalived_pid, self._heard)
             self.haproxy = Source("HAProxy", Adapter(cluster.haproxy_socket).look, clock=clock)
             self.peers = peers_of(cluster, self.name, client_context(cluster), clock)
+        self.audit = AuditLog(state / "audit.jsonl" if state else None, self.name)
         self.register = Register(state / "register" if state else None, self.name, clock)
         self.replicator = Replicator(self.name, self.register, self.peers)
         self._tasks: list[asyncio.Task[None]] = []
@@ -100,9 +107,12 @@ class Observer:
         self.watcher.stop()
         self.tracker.history.close()
         self.register.close()
+        self.audit.close()
 
     def _sources(self) -> list[Source[Any]]:
-        found: list[Source[Any] | None] = [self.host, self.disk, self.health, self.haproxy]
+        found: list[Source[Any] | None] = [
+            *(self.host, self.disk, self.health, self.haproxy, self.fault)
+        ]
         return [source for source in found if source is not None]
 
     # ── what is known ─────────────────────────────────────────────────────────────────────────
@@ -130,6 +140,7 @@ class Observer:
             started_ns=self._started_ns,
             config_sha256=self._shared_sha256,
             register_sha256=self.register.digest,
+            audit=self.audit.head,
             ready=not reasons,
             reasons=reasons,
             vips=[self.vip(vip) for vip in self.vips],
@@ -144,6 +155,8 @@ class Observer:
             haproxy=self._proxy(),
             collector=document,
             collector_problem=snapshot.problem,
+            fault=self.fault.seen.value if self.fault else None,
+            drill_clients=self.clients.seen,
             transitions=self.tracker.history.all()[-_SHOWN:],
         )
 
@@ -179,6 +192,10 @@ class Observer:
         seen = self.haproxy.seen
         up = True if seen.value else False if self.haproxy.failed else None
         return Proxy(up=up, problem=seen.problem, state=seen.value)
+
+    def use(self, config: Config) -> None:
+        """Another configuration holds, for what nodes compare."""
+        self._shared_sha256 = config.shared_sha256()
 
     def answers(self, node: str) -> bool:
         """Whether ``node`` can be reached."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 import httpx2
 from pydantic import ValidationError
 
-from api.views import NodeView
+from api.views import AuditHead, NodeView
 from appliance.config import Cluster
 from appliance.config_cluster import ClusterNode
 
@@ -46,7 +46,10 @@ class Peer:
         self.problem = "not asked yet"
         self.misses = 0
         """Answers missing in a row, the first few of which say nothing yet."""
+        self.audit_cut = ""
+        """What its audit log had once and has no more."""
         self._clock = clock
+        self._audit: AuditHead | None = None
         self._samples: deque[tuple[int, int]] = deque(maxlen=_SAMPLES)
         host = f"[{self.address}]" if ":" in self.address else self.address
         self._client = httpx2.AsyncClient(
@@ -111,8 +114,19 @@ class Peer:
 
     def _heard(self, view: NodeView) -> None:
         self.view, self.problem, self.misses = view, "", 0
+        self._remember(view.audit)
         if not self.reachable:
             self.reachable, self.since_ns = True, self._clock()
+
+    def _remember(self, head: AuditHead | None) -> None:
+        """Its log can vouch for all lines but the last, for which we do."""
+        known = self._audit
+        if known is not None and head is not None:
+            if head.number < known.number:
+                self.audit_cut = f"it had line {known.number}, then only {head.number}"
+            elif head.number == known.number and head != known:
+                self.audit_cut = f"line {head.number} has become another"
+        self._audit = head or known
 
     def _missed(self, problem: str) -> None:
         self.misses += 1
@@ -129,15 +143,26 @@ class Peer:
         path: str,
         params: Mapping[str, str] | None = None,
         content: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        seconds: float | None = None,
     ) -> httpx2.Response:
-        """Make a request, for this node or for a client of it; raises :class:`PeerFailed`."""
+        """Make a request, for this node or for a client of it; raises :class:`PeerFailed`.
+
+        ``seconds``: for what takes its time.
+        """
+        most = seconds or _REQUEST_SECONDS
         try:
-            async with asyncio.timeout(_REQUEST_SECONDS):
+            async with asyncio.timeout(most):
                 return await self._client.request(
-                    method, path, params=dict(params or {}), content=content
+                    method,
+                    path,
+                    params=dict(params or {}),
+                    content=content,
+                    headers=dict(headers or {}),
+                    timeout=seconds or TIMEOUT,
                 )
         except TimeoutError:
-            raise PeerFailed(f"no answer within {_REQUEST_SECONDS:g} s") from None
+            raise PeerFailed(f"no answer within {most:g} s") from None
         except (httpx2.HTTPError, OSError) as error:
             raise PeerFailed(_words(error)) from None
 

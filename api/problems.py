@@ -88,11 +88,10 @@ class Problem(Exception):  # noqa: N818 - named after the RFC's term
 
 
 def install(app: FastAPI) -> None:
-    """Make every error of ``app`` a problem document."""
+    """Make every error that ``app`` means to answer a problem document."""
     app.exception_handler(Problem)(_problem)
     app.exception_handler(RequestValidationError)(_validation)
     app.exception_handler(HTTPException)(_http)
-    app.exception_handler(Exception)(_unexpected)
 
 
 async def _problem(request: Request, error: Problem) -> Response:
@@ -137,8 +136,9 @@ async def _http(request: Request, error: HTTPException) -> Response:
     return Problem(status, "", status.phrase, detail, headers=headers).response(request)
 
 
-async def _unexpected(request: Request, error: Exception) -> Response:
-    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+def unexpected(request: HTTPConnection, error: Exception) -> Response:
+    """The answer where something has failed that nobody thought of."""
+    log.error("%s %s failed", request.scope["method"], request.url.path, exc_info=error)
     status = HTTPStatus.INTERNAL_SERVER_ERROR
     detail = f"{type(error).__name__}; the log of the API says more"
     return Problem(status, "", status.phrase, detail).response(request)

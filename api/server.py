@@ -8,6 +8,7 @@ import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -68,11 +69,11 @@ def _check_tokens(api: Api) -> None:
         ) from None
 
 
-def serve(config: Config, sock: socket.socket | None = None) -> None:
-    """Serve until SIGINT or SIGTERM."""
+def serve(config: Config, sock: socket.socket | None = None, path: Path | None = None) -> None:
+    """Serve until SIGINT or SIGTERM. ``path``: of the configuration file, if there is one."""
     _check_tokens(config.api)
     sock = sock or bind(config)
-    app = create_app(config)
+    app = create_app(config, path)
     cluster = config.cluster
     if cluster is None:
         uvicorn.Server(uvicorn.Config(app, **_OPTIONS)).run(sockets=[sock])
@@ -85,6 +86,8 @@ def serve(config: Config, sock: socket.socket | None = None) -> None:
         ssl_keyfile=cluster.key,
         ssl_ca_certs=str(cluster.ca),
         ssl_cert_reqs=ssl.CERT_REQUIRED,
+        # only nodes can connect, and what their HAProxy says of a client is true
+        forwarded_allow_ips="*",
         **_OPTIONS,
     )
     _Both(uvicorn.Config(app, **_OPTIONS), _ForNodes(others), peer_sock).run(sockets=[sock])

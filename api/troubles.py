@@ -55,6 +55,8 @@ def _of_node(view: NodeView) -> list[str]:
         found.append(f"{name}: {view.keepalived.problem or 'keepalived does not run'}")
     if view.haproxy is not None and view.haproxy.up is False:
         found.append(f"HAProxy on {name} is {view.haproxy.problem or 'down'}")
+    if view.fault is not None and view.fault.active:
+        found.append(f"{name}: a drill does its {view.fault.active}")
     for vip in view.vips:
         if vip.agrees is False:
             kernel = "has" if vip.held else "does not have"

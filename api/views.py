@@ -81,6 +81,20 @@ class Proxy(Program):
     state: ProxyState | None = None
 
 
+class AuditHead(View):
+    """The newest line of an audit log."""
+
+    number: int = Field(0, ge=0, examples=[7])
+    sha256: str = Field("0" * 64, examples=["60303ae22b998861…"])
+
+
+class FaultView(View):
+    """The unit that makes the faults of drills."""
+
+    kinds: list[str] = Field([], examples=[["keepalived-stop"]], description="What it can do")
+    active: str | None = Field(None, examples=[None], description="What it does now")
+
+
 class NodeView(View):
     """A node."""
 
@@ -95,6 +109,7 @@ class NodeView(View):
     register_sha256: str = Field(
         "", examples=["2c26b46b68ffc68f…"], description="Of what all nodes know alike"
     )
+    audit: AuditHead | None = Field(None, description="null: it keeps no audit log")
     ready: bool = Field(False, examples=[True], description="Whether it collects")
     reasons: list[str] = Field([], examples=[[]], description="Why it does not")
     vips: list[VipView] = []
@@ -109,6 +124,10 @@ class NodeView(View):
     haproxy: Proxy | None = None
     collector: NodeDocument | None = Field(None, description="As the collector said it last")
     collector_problem: str = Field("", examples=[""], description="Why `collector` is null")
+    fault: FaultView | None = Field(None, description="null: tandem-fault does not answer")
+    drill_clients: list[str] = Field(
+        [], examples=[["probe"]], description="That asked this node for orders a moment ago"
+    )
     transitions: list[Transition] = Field([], description="The last ones of this node")
 
     def vip(self, name: str) -> VipView:

@@ -22,17 +22,19 @@ class Api(Table):
     """Needed for an address other than loopback where there is no ``token_file``, because anyone
     who reaches it can read."""
     token_file: FilePath | None = None
-    """Hex SHA-256 digests of the tokens that clients may send, one a line. Absent: reads need no
+    """Hex SHA-256 digests of tokens that may do everything, one a line. Absent: reads need no
     token."""
     state_dir: FilePath = Path("/var/lib/tandem-api")
-    """The settings, which the collector reads, too; in a cluster also track files of drain and the
-    history of failovers."""
+    """The settings, which the collector reads, too; in a cluster also track files of drain, the
+    history of failovers, the register and the audit log."""
     runtime_dir: FilePath = Path("/run/tandem-api")
     """Where the token for this machine's own command line is; used with ``token_file``."""
     query_seconds: float = Field(default=30, gt=0, le=3600)
     """A query that takes longer is ended."""
     concurrent_queries: int = Field(default=2, ge=1, le=64)
     """Queries that run at once; further ones wait, and give up after ``query_seconds``."""
+    requests_per_second: float = Field(default=100, ge=1, le=10_000)
+    """Of a token; more are refused with 429. As many as in two seconds may come at once."""
 
     @model_validator(mode="after")
     def _exposed_on_purpose(self) -> Self:

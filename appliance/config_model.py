@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from appliance.config_cluster import Api, Cluster
+from appliance.config_drill import Drill
 from appliance.config_types import (
     NAME,
     Address,
@@ -237,6 +238,7 @@ class Config(Table):
     api: Api = Api()
     metrics: Metrics = Metrics()
     health: Health | None = None
+    drill: Drill = Drill()
     cluster: Cluster | None = None
 
     @field_validator("listener")
@@ -316,5 +318,6 @@ class Config(Table):
         common = self.model_dump(mode="json", include={"allow", "listener", "limits", "exporter"})
         common["retention_days"] = self.store.retention_days
         common["elements"] = [file.name for file in self.elements.files]
+        common["drill"] = self.drill.model_dump(mode="json", exclude={"fence", "socket"})
         common["cluster"] = self.cluster.common() if self.cluster else None
         return hashlib.sha256(json.dumps(common, sort_keys=True).encode()).hexdigest()

@@ -194,6 +194,11 @@ _FLOW: dict[str, pa.DataType] = {
 CANONICAL: dict[str, pa.DataType] = {**_COMMON, **_FLOW}
 """Canonical columns by name, in order of presentation."""
 
+DRILL_DOMAINS = range(0xFFFE_0000, 0xFFFE_0040)
+"""Observation domains that drills export in, one after the other: so many that records of one drill
+are never taken for those of another, so few that a ledger has room for them. Queries and roll-ups
+leave them out; the store and the ledger have them."""
+
 REVERSE_PREFIX = "rev_"
 """RFC 5103: the reverse direction of column ``x`` is column ``rev_x`` of the same type."""
 

@@ -14,6 +14,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from appliance.drill.losses import find_holes, find_takeover
+from appliance.drill.sendlog import SendLog
+from appliance.drill.streams import I64
 from appliance.state import StateReader
 from measure.judgement import (
     SHOWN_HOLES,
@@ -25,10 +28,7 @@ from measure.judgement import (
     combined,
 )
 from measure.ledgers import check_stream
-from measure.losses import find_holes, find_takeover
-from measure.sendlog import SendLog
 from measure.stored import LedgerRows, Records, read_ledger, read_records, settled
-from measure.streams import I64
 
 STEP_MS = 100
 """Of the series for plots."""

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from appliance.drill.losses import Hole, Takeover
 from benchmarks.report import Table, count
 from measure.ledgers import StreamLedger
-from measure.losses import Hole, Takeover
 
 SHOWN_HOLES = 20
 

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from appliance.drill.sendlog import Load
+from appliance.drill.streams import I64, PROTOCOLS
 from appliance.ledger.counters import COUNTERS, DISPOSITIONS
-from measure.sendlog import Load
 from measure.stored import Row
-from measure.streams import I64, PROTOCOLS
 
 _NAMED_LOSSES = [COUNTERS[i].name for i in DISPOSITIONS if COUNTERS[i].name != "datagrams_decoded"]
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
+from appliance.drill.sender import Sender
+from appliance.drill.sendlog import SendLog
+from appliance.drill.streams import MAX_RECORDS, MAX_RUN, PROTOCOLS
 from measure.namespace import enter
-from measure.sender import Sender
-from measure.sendlog import SendLog
-from measure.streams import MAX_RECORDS, MAX_RUN, PROTOCOLS
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from appliance.drill.sendlog import Load, SendLog
+from appliance.drill.streams import I64, NUMBER_SQL, PROTOCOLS
 from appliance.query.engine import Engine, Window
 from appliance.state import StateReader
-from measure.sendlog import Load, SendLog
-from measure.streams import I64, NUMBER_SQL, PROTOCOLS
 
 POLL_SECONDS = 0.25
 SLACK_NS = 60_000_000_000

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from api.views import View
 
-Kind = Literal["switchover"]
+Kind = Literal["config", "drill", "switchover"]
 State = Literal["queued", "running", "succeeded", "failed", "unknown"]
 ENDED: Final[frozenset[State]] = frozenset({"succeeded", "failed"})
 

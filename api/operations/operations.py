@@ -172,6 +172,11 @@ class Operations:
             self._start(one)
         return one
 
+    def busy_with(self, kind: Kind) -> bool:
+        """Whether an operation of that kind is under way, on whichever node."""
+        now = self._clock()
+        return any(o.kind == kind and not o.ended and now < _undone_ns(o) for o in self.all())
+
     def _begun(self, idempotency: str, content: str) -> Kept | None:
         found = next((one for one in self.all() if one.idempotency == idempotency), None)
         if found is not None and found.content != content:
@@ -183,18 +188,23 @@ class Operations:
             )
         return found
 
-    def _refuse(self, kind: Kind, request: Mapping[str, Any], but: str = "") -> None:
-        """Raise a problem where an operation cannot be done now."""
+    def _refuse(self, kind: Kind, request: Mapping[str, Any], own: str = "") -> None:
+        """Raise a problem where an operation, that of the id ``own`` if it has begun, cannot be
+        done now.
+        """
+        self.refuse_any(own)
+        self.actions[kind].check(request)
+
+    def refuse_any(self, own: str = "") -> None:
+        """Raise a problem where no operation can be begun now, whatever it is."""
         refuse_paused(self._register, self._clock())
         now = self._clock()
-        running = [
-            one
-            for one in self.all()
-            if one.state in ("running", "unknown") and one.id != but and now < _undone_ns(one)
-        ]
-        if running:
-            raise _busy(running[0])
-        self.actions[kind].check(request)
+        for other in self.all():
+            # of two that are about to run, each would give way to the other
+            about_to = other.state == "queued" and other.not_before_ns is None and not own
+            under_way = other.state in ("running", "unknown") and now < _undone_ns(other)
+            if other.id != own and (about_to or under_way):
+                raise _busy(other)
 
     async def cancel(self, id_: str, by: str) -> Kept:
         """End an operation that has not begun; raises a problem."""
@@ -249,7 +259,7 @@ class Operations:
         while (left := (one.not_before_ns or 0) - self._clock()) > 0:  # noqa: ASYNC110
             await asyncio.sleep(min(left / 1e9, 1.0))
         try:
-            self._refuse(one.kind, one.request, but=one.id)
+            self._refuse(one.kind, one.request, own=one.id)
         except Problem as problem:
             await self._end(one, "failed", problem.detail)
             return

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Body, Depends, Header, Path, Query, Request, Resp
 from fastapi.responses import StreamingResponse
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from api.audit.watch import note
 from api.caller import caller
 from api.cluster import Observed
 from api.drain import require_vip
@@ -118,6 +119,7 @@ async def begin_switchover(
         not_before_ns,
         key,
     )
+    note(request, operation=begun.id)
     response.headers["Location"] = f"/v1/operations/{begun.id}"
     return begun
 

@@ -8,23 +8,23 @@ they end by themselves.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-from pydantic import ValidationError
-
 from api.cluster import holders
-from api.drain import drain_here, require_vip, undrain_here, unfit
+from api.drain import require_vip, unfit
 from api.observer import Observer
 from api.operations.model import Kept
-from api.operations.operations import UNDO_SECONDS, Course, Failed
-from api.peers import PeerFailed
+from api.operations.nodes import Nodes, refused
+from api.operations.operations import UNDO_SECONDS, Course
+from api.passed_on import header_of
 from api.problems import Problem
-from api.views import DrainAnswer, FailoverView, NodeView
 
 _PERIOD = 0.05
+_TOLD_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,7 @@ class Switchover:
 
     def __init__(self, observed: Observer) -> None:
         self._observed = observed
+        self._nodes = Nodes(observed)
 
     def check(self, request: Mapping[str, Any]) -> None:
         """Raise a problem where it cannot be done now."""
@@ -55,22 +56,22 @@ class Switchover:
         await course.say(f"{holder} holds {vip}", **{"vip": vip, "from": holder})
         # longer than the deadline, so that they do not end while this may yet succeed
         seconds = course.operation.deadline_seconds + UNDO_SECONDS
+        done_for = header_of(course.operation.by, "operator", course.operation.id)
         try:
             for node in plan.others:
-                await self._drain(node, vip, seconds)
-            asked_ns = await self._drain(holder, vip, seconds)
+                await self._nodes.drain(node, vip, seconds, done_for)
+            asked_ns = await self._nodes.drain(holder, vip, seconds, done_for)
             await course.say(f"{holder} is asked to give {vip} up")
             taker, since_ns = await self._moved(plan)
         finally:
-            await asyncio.shield(self._undrain([holder, *plan.others], vip))
-        moved = self._here(taker, since_ns) - self._here(holder, asked_ns)
+            await asyncio.shield(self._nodes.undrain([holder, *plan.others], vip, done_for))
+        await self._told(vip, taker)
+        moved = self._nodes.here(taker, since_ns) - self._nodes.here(holder, asked_ns)
         await course.say(
             f"{taker} holds {vip}",
             to=taker,
             vip_move_ms=round(moved / 1e6, 1),
-            clock_uncertainty_ms=round(
-                (self._uncertainty(taker) + self._uncertainty(holder)) * 1e3, 1
-            ),
+            clock_uncertainty_ms=self._nodes.uncertainty_ms(taker, holder),
         )
 
     async def settle(self, operation: Kept, undone: bool) -> tuple[bool, str] | None:
@@ -95,7 +96,7 @@ class Switchover:
 
     def _plan(self, request: Mapping[str, Any]) -> Plan:
         vip, target = str(request["vip"]), request.get("target")
-        views, problems = self._nodes()
+        views, problems = self._nodes.views()
         require_vip(self._observed, vip)
         if target is not None and target not in (*views, *problems):
             raise Problem(
@@ -107,10 +108,10 @@ class Switchover:
         held = holders(self._observed, views[self._observed.name])[vip]
         if len(held) != 1:
             who = f"{' and '.join(held)} hold it" if held else "no node that answers holds it"
-            raise _refused("no-one-holder", "Not one node holds the VIP", f"{vip}: {who}")
+            raise refused("no-one-holder", "Not one node holds the VIP", f"{vip}: {who}")
         holder = held[0]
         if target == holder:
-            raise _refused("there-already", "The VIP is there", f"{target} holds {vip} already")
+            raise refused("there-already", "The VIP is there", f"{target} holds {vip} already")
         reasons = problems | {
             name: reason
             for name, view in views.items()
@@ -120,99 +121,35 @@ class Switchover:
         takers = [name for name in fit if target in (None, name)]
         words = "; ".join(f"{name} {reason}" for name, reason in reasons.items())
         if not takers:
-            raise _refused(
+            raise refused(
                 "nobody-left", "No other node could take over", f"{vip}: {words or 'it is alone'}"
             )
         if target is not None and problems:
             # what cannot be asked to stand back could take it
-            raise _refused("not-all-answer", "The target cannot be made sure of", words)
+            raise refused("not-all-answer", "The target cannot be made sure of", words)
         others = tuple(name for name in views if name != holder and name not in takers)
         return Plan(vip, holder, tuple(takers), others)
 
-    def _nodes(self) -> tuple[dict[str, NodeView], dict[str, str]]:
-        """What the nodes say, and why some say nothing, by name."""
-        peers = self._observed.peers.values()
-        views = {self._observed.name: self._observed.view()}
-        views |= {peer.name: peer.view for peer in peers if peer.view is not None}
-        return views, {p.name: f"does not answer: {p.problem}" for p in peers if p.view is None}
-
     # ── doing ─────────────────────────────────────────────────────────────────────────────────
-
-    async def _drain(self, node: str, vip: str, seconds: float) -> int:
-        """Drain it, if it is not drained; when that was, by its clock."""
-        observed = self._observed
-        try:
-            if node == observed.name:
-                if observed.drain.view.of(vip):
-                    return observed.clock()
-                until = observed.clock() + int(seconds * 1e9)
-                return (await drain_here(observed, vip, until)).time_ns
-            peer = observed.peers[node]
-            if peer.view is not None and peer.view.drain.of(vip):
-                return peer.view.time_ns
-            answer = await peer.request(
-                "PUT",
-                f"/v1/nodes/{node}/drain",
-                {"vip": vip, "force": "true", "seconds": f"{seconds:g}"},
-            )
-            answer.raise_for_status()
-            return DrainAnswer.model_validate_json(answer.content).time_ns
-        except Problem as problem:
-            raise Failed(f"{node} cannot be drained: {problem.detail}") from None
-        except PeerFailed as failed:
-            raise Failed(f"{node} cannot be drained: {failed}") from None
-
-    async def _undrain(self, nodes: list[str], vip: str) -> None:
-        """End what :meth:`_drain` began; where that cannot be, it ends by itself."""
-        observed = self._observed
-        for node in nodes:
-            try:
-                if node == observed.name:
-                    await undrain_here(observed, vip, timed=True)
-                else:
-                    path = f"/v1/nodes/{node}/drain"
-                    await observed.peers[node].request(
-                        "DELETE", path, {"vip": vip, "timed": "true"}
-                    )
-            except (Problem, PeerFailed):
-                continue
 
     async def _moved(self, plan: Plan) -> tuple[str, int]:
         """Wait until one of the takers holds the VIP and the holder does not: who, since when."""
         while True:
             nodes = [plan.holder, *plan.takers]
-            found = await asyncio.gather(*(self._held_since(node, plan.vip) for node in nodes))
+            found = await asyncio.gather(
+                *(self._nodes.held_since(node, plan.vip) for node in nodes)
+            )
             there = [(node, since) for node, since in zip(nodes, found, strict=True) if since]
             if len(there) == 1 and there[0][0] != plan.holder:
                 return there[0]
             await asyncio.sleep(_PERIOD)
 
-    async def _held_since(self, node: str, vip: str) -> int | None:
-        """Since when ``node`` holds ``vip``, by its clock; None where it does not."""
-        observed = self._observed
-        if node == observed.name:
-            return observed.addresses.since_ns(vip) if observed.addresses.held(vip) else None
-        try:
-            answer = await observed.peers[node].request("GET", "/v1/failover", {"limit": "1"})
-            view = FailoverView.model_validate_json(answer.content)
-        except (PeerFailed, ValidationError):
-            return None
-        found = next((v for v in view.vips if v.vip == vip), None)
-        return found.since_ns if found and found.held else None
-
-    # ── clocks ────────────────────────────────────────────────────────────────────────────────
-
-    def _here(self, node: str, time_ns: int) -> int:
-        """A time of ``node`` by the clock of this one."""
-        peer = self._observed.peers.get(node)
-        offset = peer.clock_offset_seconds if peer else None
-        return time_ns - int((offset or 0.0) * 1e9)
-
-    def _uncertainty(self, node: str) -> float:
-        """How far :meth:`_here` can be from the truth, in seconds."""
-        peer = self._observed.peers.get(node)
-        return peer.clock_uncertainty_seconds if peer else 0.0
-
-
-def _refused(kind: str, title: str, detail: str) -> Problem:
-    return Problem(HTTPStatus.CONFLICT, kind, title, detail)
+    async def _told(self, vip: str, taker: str) -> None:
+        """Wait until this node has heard of it from the others as usual, too: whoever asks it now
+        is told what is true.
+        """
+        until = time.monotonic() + _TOLD_SECONDS
+        while time.monotonic() < until:
+            if holders(self._observed, self._observed.view())[vip] == [taker]:
+                return
+            await asyncio.sleep(_PERIOD)

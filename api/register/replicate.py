@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from http import HTTPStatus
 
 from pydantic import TypeAdapter, ValidationError
 
-from api.access import MAX_BODY
 from api.peers import MISSES, Peer, PeerFailed
 from api.register.store import Entry, NotWritten, Register
 from api.views import View
@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 PATH = "/v1/register"
 _PERIOD = 0.5
+_APART_SECONDS = 3.0
+"""After so long two registers that differ are not just on their way to be alike."""
 
 
 class Version(View):
@@ -42,6 +44,7 @@ class Replicator:
         self._name = name
         self._register = register
         self._peers = peers
+        self._apart_since: dict[str, float] = {}
         self._telling: set[asyncio.Task[None]] = set()
         register.subscribe(self._changed)
 
@@ -55,12 +58,15 @@ class Replicator:
         """Wait until the peers that can be reached have heard of the changes so far."""
         await asyncio.gather(*self._telling, return_exceptions=True)
 
+    def apart(self) -> list[str]:
+        """Peers that have not had the same register as this node for some seconds."""
+        since = time.monotonic() - _APART_SECONDS
+        return [name for name, begun in self._apart_since.items() if begun < since]
+
     def _changed(self, entry: Entry) -> None:
         if entry.node != self._name:
             return  # whoever made it tells all
         data = entry.model_dump_json().encode()
-        if len(data) > MAX_BODY:
-            return  # they fetch it
         for peer in self._peers.values():
             if peer.misses < MISSES:  # it may not have been asked yet
                 task = asyncio.create_task(self._tell(peer, entry, data))
@@ -79,6 +85,10 @@ class Replicator:
             await asyncio.sleep(_PERIOD)
             there = peer.view.register_sha256 if peer.view else ""
             both = there, self._register.digest
+            if both[0] == both[1]:
+                self._apart_since.pop(peer.name, None)
+            else:
+                self._apart_since.setdefault(peer.name, time.monotonic())
             # what stays different is in the peer's to fetch, or of a kind that this version lacks
             if not there or there == both[1] or both == compared:
                 continue

@@ -7,7 +7,7 @@ from http import HTTPStatus
 from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
 
-from api.access import from_peer
+from api.access import require_peer
 from api.cluster import Observed
 from api.problems import Problem
 from api.register.replicate import Version
@@ -16,18 +16,10 @@ from api.register.store import Entry, Kind
 router = APIRouter(prefix="/v1/register", include_in_schema=False)
 
 
-def _require_peer(request: Request) -> None:
-    """To anybody else there is nothing here."""
-    if not from_peer(request):
-        raise Problem(
-            HTTPStatus.NOT_FOUND, "", "Not Found", f"there is nothing at {request.url.path}"
-        )
-
-
 @router.get("")
 async def versions(request: Request, observed: Observed) -> list[Version]:
     """What this node has."""
-    _require_peer(request)
+    require_peer(request)
     return [
         Version(kind=e.kind, key=e.key, version=e.version, node=e.node)
         for e in observed.register.every().values()
@@ -37,7 +29,7 @@ async def versions(request: Request, observed: Observed) -> list[Version]:
 @router.get("/{kind}/{key}")
 async def entry(request: Request, observed: Observed, kind: Kind, key: str) -> Entry:
     """One entry, removed or not."""
-    _require_peer(request)
+    require_peer(request)
     found = observed.register.every().get((kind, key))
     if found is None:
         raise Problem(HTTPStatus.NOT_FOUND, "unknown", "There is no such thing", f"{kind} {key}")
@@ -47,7 +39,7 @@ async def entry(request: Request, observed: Observed, kind: Kind, key: str) -> E
 @router.put("/{kind}/{key}")
 async def tell(request: Request, observed: Observed, kind: Kind, key: str) -> Response:
     """Another node has a new version."""
-    _require_peer(request)
+    require_peer(request)
     try:
         told = Entry.model_validate_json(await request.body())
         if told.name != (kind, key):

@@ -27,8 +27,15 @@ from appliance.store.durable import replace_file
 
 log = logging.getLogger(__name__)
 
-Kind = Literal["operation", "pause", "token"]
-MOST: Final[dict[Kind, int]] = {"operation": 500, "pause": 1, "token": 200}
+Kind = Literal["load", "operation", "pause", "report", "settings", "token"]
+MOST: Final[dict[Kind, int]] = {
+    "load": 20,
+    "operation": 500,
+    "pause": 1,
+    "report": 200,
+    "settings": 100,
+    "token": 200,
+}
 """Entries of a kind that are kept, removed ones included: those with the last keys."""
 MOST_BYTES: Final = 1 << 20
 """Of an entry's file."""

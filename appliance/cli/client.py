@@ -77,6 +77,10 @@ class Client:
         """The document at ``path``; raises a Failure."""
         return self._ask("GET", path, parameters)
 
+    def text(self, path: str, **parameters: str) -> str:
+        """What is at ``path``, which is no JSON; raises a Failure."""
+        return str(self._ask("GET", path, parameters, as_text=True))
+
     def change(
         self,
         method: str,
@@ -95,6 +99,7 @@ class Client:
         parameters: Mapping[str, str],
         body: Any = None,
         headers: Mapping[str, str] | None = None,
+        as_text: bool = False,
     ) -> Any:
         import httpx2
 
@@ -102,7 +107,9 @@ class Client:
             answer = self._http.request(
                 method, path, params=dict(parameters), json=body, headers=dict(headers or {})
             )
-            document = answer.json()
+            document = (
+                answer.json() if answer.content and not (as_text and answer.is_success) else {}
+            )
         except httpx2.TimeoutException:
             raise NotReachable(
                 f"the API at {self._url} does not answer within {_SECONDS:g} s; "
@@ -115,13 +122,13 @@ class Client:
             raise NotReachable(f"what answers at {self._url} is no API of Tandem") from None
         if answer.status_code == 401:
             raise NotReachable(
-                f"the API at {self._url} wants a token: give it with --token-file or TANDEM_TOKEN, "
-                "or run the command as root on a node"
+                f"the API at {self._url} wants a token ({document.get('detail', '')}): give it "
+                "with --token-file or TANDEM_TOKEN, or run the command as root on a node"
             )
         if not answer.is_success:
             title, detail = (document.get(key, "") for key in ("title", "detail"))
             raise Refused(f"{title}: {detail}" if title else f"status {answer.status_code}")
-        return document
+        return answer.text if as_text else document
 
 
 def _remedy(error: str) -> str:

@@ -1,4 +1,4 @@
-"""``tandem config``: is a configuration file right, and what does it mean?"""
+"""``tandem config``: is a configuration file right, and what is set over it?"""
 
 from __future__ import annotations
 
@@ -8,13 +8,22 @@ from typing import TYPE_CHECKING
 
 import click
 
+from appliance.cli import settings
+
 if TYPE_CHECKING:
     from appliance.config import Config
 
 
 @click.group()
 def config() -> None:
-    """What a node is told by its configuration file."""
+    """What a node is told by its configuration file, and what is set over it on all nodes."""
+
+
+for command in (
+    *(settings.get, settings.set_, settings.edit, settings.diff),
+    *(settings.history, settings.rollback, settings.drift),
+):
+    config.add_command(command)
 
 
 @config.command()

@@ -23,13 +23,18 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "collect": _own("collect", "The collector alone, in the foreground."),
         "watch": _own("watch", "The live view of a collector that runs."),
         "health": _own("health", "Prove that the collector works, and tell keepalived."),
-        "config": _own("config", "Check a configuration file."),
+        "config": _own(
+            "config", "Check a configuration file; see and change settings of all nodes."
+        ),
     },
     "Cluster": {
         "status": _own("status", "The cluster on one screen: nodes, VIPs, problems."),
         "switchover": _own("switchover", "Move a VIP to another node."),
+        "drill": _own("drill", "Deliberate failovers under a load, measured."),
         "drain": _own("drain", "Keep a node from holding VIPs."),
         "pause": _own("pause", "Let nothing be begun through the API."),
+        "token": _own("token", "Tokens of the API: who may do what."),
+        "audit": _own("audit", "Who changed what, on all nodes."),
     },
     "Ask": {
         "top": _own("top", "Who or what has most of the traffic."),

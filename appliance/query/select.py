@@ -18,10 +18,11 @@ from appliance.query.macros import RATE
 from appliance.query.predicate import Parameters, predicate
 from appliance.query.terms import SAMPLING_KNOWN
 from appliance.query.values import V4_BASE
-from appliance.schema import ADDRESS, CANONICAL, FlowKind, column_type
+from appliance.schema import ADDRESS, CANONICAL, DRILL_DOMAINS, FlowKind, column_type
 from appliance.store.files import snapshot
 
 SAMPLING = ("sampling_rate", "sampling_source")
+_OF_DRILLS = f"observation_domain BETWEEN {DRILL_DOMAINS[0]} AND {DRILL_DOMAINS[-1]}"
 
 
 class Known(dict[str, pa.DataType]):
@@ -101,7 +102,8 @@ def select(
     """The rows of ``flows`` in ``window`` that the filter holds for.
 
     sFlow's discard samples are packets that were also sampled as traffic: without ``discards`` they
-    are left out, except where the filter itself asks for ``kind``.
+    are left out, except where the filter itself asks for ``kind``. Flow records of drills are left
+    out, except where it asks for ``observation_domain``.
     """
     types: Mapping[str, pa.DataType] = KNOWN
     try:
@@ -120,6 +122,9 @@ def select(
     if not discards and "kind" not in named:
         selection.need(["kind"])
         selection.where += f" AND kind IS DISTINCT FROM {int(FlowKind.DISCARD_SAMPLE)}"
+    if "observation_domain" not in named:
+        selection.need(["observation_domain"])
+        selection.where += f" AND ({_OF_DRILLS}) IS NOT TRUE"
     return selection
 
 

@@ -3,7 +3,8 @@
 ``store/rollup`` is a table like the others (ranges, manifest, merging), in files of a day. The rows
 of a range of flow records are rolled up once, while they are being packed, and committed under the
 same range of numbers. Which flows are not in the roll-ups yet is therefore known by name, and
-:func:`sources` tells a reader both halves of one consistent picture.
+:func:`sources` tells a reader both halves of one consistent picture. The records of drills are left
+out.
 
 Columns: ``minute_ns`` (int64, start of the minute of ``received_ns``, UTC), ``exporter`` (uuid),
 ``in_if``, ``out_if`` (uint32, null: not sent), ``direction`` (uint8, null: not sent), then sums:
@@ -20,9 +21,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from appliance.schema import ADDRESS
+from appliance.schema import ADDRESS, DRILL_DOMAINS
 from appliance.store import manifest as manifests
 from appliance.store.compact import read, write_range
 from appliance.store.durable import locked, store_lock
@@ -57,6 +59,7 @@ SCHEMA = pa.schema(
 """Columns of the roll-ups."""
 
 _KEYS = ("exporter", "in_if", "out_if", "direction")
+_NOTHING = pa.RecordBatch.from_pylist([], schema=SCHEMA)
 
 
 def roll_up(rows: pa.Table) -> pa.RecordBatch:
@@ -64,10 +67,13 @@ def roll_up(rows: pa.Table) -> pa.RecordBatch:
 
     Columns that ``rows`` lack count as null, or nothing.
     """
+    rows = _of_users(rows)
     n = len(rows)
+    if not n:
+        return _NOTHING
     minutes = rows["received_ns"].to_numpy() // MINUTE_NS
     key = minutes - minutes.min()
-    size = int(key.max()) + 1 if n else 1
+    size = int(key.max()) + 1
     for name in _KEYS:
         if name not in rows.schema.names:
             continue
@@ -120,6 +126,18 @@ def roll_up(rows: pa.Table) -> pa.RecordBatch:
         else:
             arrays.append(pa.nulls(len(used), field.type))
     return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
+
+
+def _of_users(rows: pa.Table) -> pa.Table:
+    """Without the records of drills; a table that has none is looked at, and not copied."""
+    if "observation_domain" not in rows.schema.names:
+        return rows
+    domains = rows["observation_domain"]
+    first, last = DRILL_DOMAINS[0], DRILL_DOMAINS[-1]
+    if not len(rows) or (pc.max(domains).as_py() or 0) < first:
+        return rows
+    of_drill = pc.and_(pc.greater_equal(domains, first), pc.less_equal(domains, last))
+    return rows.filter(pc.invert(pc.fill_null(of_drill, False)))
 
 
 def _codes(array: pa.Array) -> tuple[NDArray[np.int64], int]:

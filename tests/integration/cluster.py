@@ -66,6 +66,19 @@ class Authority:
 
 
 @dataclass
+class Answer:
+    """What an API answered."""
+
+    status: int
+    headers: dict[str, str]
+    text: str
+
+    @property
+    def document(self) -> Any:
+        return json.loads(self.text)
+
+
+@dataclass
 class Node:
     """One node: its files, and the process of its API."""
 
@@ -105,7 +118,10 @@ class Node:
             f"[[listener]]\nport = {listener}",
             '[health]\ndirectory = "run"',
             f'[api]\nport = {self.port}\ntoken_file = "tokens"\nstate_dir = "state"',
+            f'address = "{changes.get("address", "127.0.0.1")}"',
             'runtime_dir = "run"',
+            changes.get("api", ""),
+            '[drill]\nsocket = "fault.sock"',
             f'[cluster]\nname = "tests"\nport = {self.cluster_port}',
             f'ca = "{self.authority.certificate}"\ncertificate = "{self.certificate}"',
             f'key = "{self.certificate.with_suffix(".key")}"',
@@ -202,30 +218,37 @@ class Node:
             self.process.wait()
             self.process = None
 
-    def request(
+    def ask(
         self,
         method: str,
         path: str,
         token: str | None = TOKEN,
         body: Any = None,
         **headers: str,
-    ) -> tuple[int, Any]:
-        """Status and document; from within the node's namespace, as its command line would."""
-        content = None if body is None else json.dumps(body)
-        if body is not None:
-            headers["Content-Type"] = "application/json"
+    ) -> Answer:
+        """From within the node's namespace, as its command line would."""
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
+        content = None
+        if body is not None:
+            content = json.dumps(body)
+            headers["Content-Type"] = "application/json"
         with within(self.namespace):
-            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
             connection.connect()
         try:
             connection.request(method, path, content, headers)
             answer = connection.getresponse()
-            body = answer.read()
-            return answer.status, json.loads(body) if body else None
+            return Answer(answer.status, dict(answer.headers), answer.read().decode())
         finally:
             connection.close()
+
+    def request(
+        self, method: str, path: str, token: str | None = TOKEN, body: Any = None, **headers: str
+    ) -> tuple[int, Any]:
+        """Status and document."""
+        answer = self.ask(method, path, token, body, **headers)
+        return answer.status, json.loads(answer.text) if answer.text else None
 
     def get(self, path: str) -> Any:
         status, document = self.request("GET", path)
@@ -252,6 +275,27 @@ class Node:
         self.kill()
         self.keepalived(False)
         self.collector.close()
+
+
+@contextmanager
+def pair_of_nodes(folder: Path) -> Iterator[tuple[Node, Node]]:
+    """Two nodes that run and know each other."""
+    authority = Authority(folder / "ca")
+    port = free_port(socket.SOCK_STREAM)
+    addresses = {"n1": "127.0.0.2", "n2": "127.0.0.3"}
+    one, two = (Node(folder / name, name, addresses, port, authority) for name in addresses)
+    try:
+        start(one, two)
+        acquainted(one, two)
+        yield one, two
+    finally:
+        one.end()
+        two.end()
+
+
+def acquainted(one: Node, two: Node) -> None:
+    """Wait until both know that the other one is there."""
+    wait_for(lambda: bool(one.member("n2")["ready"] and two.member("n1")["ready"]), 20, "peers")
 
 
 def start(*nodes: Node) -> None:

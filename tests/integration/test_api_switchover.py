@@ -266,7 +266,7 @@ def test_the_command_line_moves_a_vip_and_shows_how(lab: Lab) -> None:
     assert done.returncode == 0, done.stderr + done.stdout
     assert f"{new.name} holds v1" in done.stdout
     again = command(old, "switchover", "--vip", "v1", "--target", new.name)
-    assert (again.returncode, "already" in again.stderr) == (1, True)
+    assert (again.returncode, "already" in again.stderr) == (1, True), again.stderr
     found = json.loads(command(new, "switchover", "--vip", "v1", "--json").stdout)
     assert (found["state"], found["figures"]["to"]) == ("succeeded", old.name)
     assert command(old, "pause", "--reason", "work").returncode == 0

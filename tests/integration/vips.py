@@ -12,7 +12,9 @@ from tests.integration.cluster import TOKEN, VIPS, Authority, Node, start
 from tests.integration.harness import wait_for
 
 ADDRESSES = {"n1": "10.99.0.1", "n2": "10.99.0.2"}
-SWITCH = "tandem-t-switch"
+_OWN = f"tandem-{os.getpid()}"
+"""What namespaces are called by: runs of tests do not disturb each other."""
+SWITCH = f"{_OWN}-switch"
 
 
 def ip(*arguments: str) -> None:
@@ -22,11 +24,11 @@ def ip(*arguments: str) -> None:
 class Network:
     """A namespace for each node, and a bridge between them in another one."""
 
-    def __init__(self) -> None:
-        self.close()
+    def __init__(self, addresses: dict[str, str]) -> None:
+        self.addresses = addresses
         ip("netns", "add", SWITCH)
         ip("-n", SWITCH, "link", "add", "name", "br", "up", "type", "bridge")
-        for name, address in ADDRESSES.items():
+        for name, address in addresses.items():
             space = self.of(name)
             ip("netns", "add", space)
             ip("-n", space, "link", "set", "lo", "up")
@@ -38,7 +40,7 @@ class Network:
 
     @staticmethod
     def of(name: str) -> str:
-        return f"tandem-t-{name}"
+        return f"{_OWN}-{name}"
 
     def join(self, joined: bool) -> None:
         """Whether frames of n1 pass; its link stays up."""
@@ -49,7 +51,7 @@ class Network:
         )
 
     def close(self) -> None:
-        for space in (SWITCH, *map(self.of, ADDRESSES)):
+        for space in (SWITCH, *map(self.of, self.addresses)):
             subprocess.run(["ip", "netns", "del", space], capture_output=True)
 
 
@@ -103,14 +105,14 @@ class Keepalived:
 
 
 class Lab:
-    """Both nodes."""
+    """All nodes."""
 
-    def __init__(self, folder: Path) -> None:
-        self.network = Network()
+    def __init__(self, folder: Path, addresses: dict[str, str] = ADDRESSES) -> None:
+        self.network = Network(addresses)
         authority = Authority(folder / "ca")
         self.nodes = {
-            name: Node(folder / name, name, ADDRESSES, 8444, authority, 8080, Network.of(name))
-            for name in ADDRESSES
+            name: Node(folder / name, name, addresses, 8444, authority, 8080, Network.of(name))
+            for name in addresses
         }
         self.keepalived: dict[str, Keepalived] = {}
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from measure.sender import Sender
-from measure.sendlog import SendLog
+from appliance.drill.sender import Sender
+from appliance.drill.sendlog import SendLog
 from tests.integration.harness import Collector
 
 SETTLE_SECONDS = 0.8

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
+from appliance.drill.sendlog import SendLog
+from appliance.drill.streams import PROTOCOLS
 from measure.judge import judge
 from measure.judgement import Judgement, Limits
-from measure.sendlog import SendLog
-from measure.streams import PROTOCOLS
 from tests.integration.harness import Collector
 from tests.unit.measure_tools import SETTLE_SECONDS, Route, collectors, send_through
 

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from appliance.drill.sendlog import SendLog
 from measure.namespace import enter
-from measure.sendlog import SendLog
 from tests.integration.harness import free_port, wait_for
 
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")

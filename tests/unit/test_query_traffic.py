@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 
 from appliance.query.engine import Engine, QueryError, Window
+from appliance.query.exporters import exporters
+from appliance.query.interfaces import interfaces
+from appliance.query.search import flows
 from appliance.query.traffic import nice_step, series, top
+from appliance.schema import DRILL_DOMAINS
 from tests.unit.query_samples import SECOND, T0, pack, record, rows, store
 
 MINUTE = Window(T0, T0 + 60 * SECOND)
@@ -221,3 +225,23 @@ def test_steps_are_customary_and_at_most_so_many():
 
 def test_results_are_plain_values(engine):
     assert json.dumps(top(engine, ["src"], window=MINUTE).table.to_pylist())
+
+
+def test_flow_records_of_drills_are_in_no_answer_but_to_who_asks_for_their_domain(tmp_path):
+    drill = {"observation_domain": DRILL_DOMAINS[0], "src_addr": "10.0.0.9"}
+    table = rows(
+        [
+            record(0, src_addr="10.0.0.1", observation_domain=7, bytes=10, in_if=1),
+            record(1, src_addr="10.0.0.2", bytes=20, in_if=1),
+            record(2, bytes=400, in_if=1, **drill),
+        ]
+    )
+    store(tmp_path, table)
+    with Engine(tmp_path) as engine:
+        assert top(engine, ["src"], window=MINUTE).total["bytes"] == 30
+        assert series(engine, window=MINUTE).total["bytes"] == 30
+        assert interfaces(engine, window=MINUTE).total["bytes"] == 30
+        assert exporters(engine, window=MINUTE).total["bytes"] == 30
+        assert flows(engine, window=MINUTE).table.num_rows == 2
+        asked = top(engine, ["src"], window=MINUTE, filter=f"domain {DRILL_DOMAINS[0]}")
+        assert asked.total["bytes"] == 400

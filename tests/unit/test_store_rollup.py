@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from appliance.schema import SamplingSource
+from appliance.schema import DRILL_DOMAINS, SamplingSource
 from appliance.store import compact, rollup
 from appliance.store import manifest as manifests
 from appliance.store.compact import hot_jobs
@@ -183,3 +183,14 @@ def test_roll_ups_outlive_the_flows_they_are_of(tmp_path: Path) -> None:
     assert traffic(tmp_path)[0] == 90
     rows = pq.ParquetFile(rollup.sources(tmp_path).rollups[0]).read()
     assert rows.schema.names == rollup.SCHEMA.names
+
+
+def test_records_of_drills_are_not_rolled_up() -> None:
+    table = flows(4, T0, step_ns=10**8, exporters=("10.0.0.1",))
+    with_domain = [
+        table.append_column("observation_domain", pa.array(domains, pa.uint32()))
+        for domains in ([None, 7, DRILL_DOMAINS[0], DRILL_DOMAINS[-1]], [DRILL_DOMAINS[3]] * 4)
+    ]
+    (kept,) = rolled(with_domain[0])
+    assert kept["flows"] == 2
+    assert rolled(with_domain[1]) == []

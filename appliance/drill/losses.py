@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from measure.sendlog import SendLog
-from measure.streams import I64
+from appliance.drill.sendlog import SendLog
+from appliance.drill.streams import I64
 
 MS = 1e6
 """ns"""

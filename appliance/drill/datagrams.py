@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from measure.streams import PROTOCOLS, split
+from appliance.drill.streams import PROTOCOLS, split
 
 UPTIME_MS = 900_000_000
 TEMPLATE = 256

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from fastapi import FastAPI
-
 from api.problems import MEDIA_TYPE, PROBLEM_TYPE
 
 _REF: Final = {"$ref": "#/components/schemas/ProblemDocument"}
 _EXAMPLES: Final[dict[str, tuple[tuple[str, str, str], ...]]] = {
     # status: kind, title, detail
     "400": (("", "Bad Request", "There was an error parsing the body"),),
+    "401": (("unauthorized", "A token is needed", "send a token: Authorization: Bearer …"),),
+    "403": (
+        ("forbidden", "The role does not allow it", "the role admin is needed; ansible has viewer"),
+    ),
     "404": (("unknown", "There is no such thing", "there is no VIP 'v9'; there are: v1, v2"),),
     "409": (
         ("paused", "The cluster is paused", "by ansible: switches are replaced; …"),
@@ -21,6 +23,9 @@ _EXAMPLES: Final[dict[str, tuple[tuple[str, str, str], ...]]] = {
     "411": (("no-length", "A body needs a Content-Length", "send one"),),
     "413": (("too-large", "The body is too large", "65536 bytes at most"),),
     "422": (("invalid-parameter", "A parameter is not valid", "limit: 20000 is above 10000"),),
+    "412": (("changed", "The settings have changed since", "version 8 holds; …"),),
+    "428": (("if-match", "If-Match is missing", "send the ETag of GET /v1/config"),),
+    "429": (("too-many", "Too many requests", "ansible makes more than 100 a second"),),
     "502": (("unreachable", "The node does not answer", "n2: no answer within 3 s"),),
     "503": (("busy", "Too many queries", "32 other queries wait already"),),
 }
@@ -32,19 +37,8 @@ _BODY: Final = {
 _INVALID: Final = "A parameter is not valid; `errors` names it"
 
 
-def describe_problems(app: FastAPI) -> None:
-    """Make the description of ``app`` say of errors what :mod:`api.problems` does."""
-    plain = app.openapi
-
-    def described() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            app.openapi_schema = _with_problems(plain())
-        return app.openapi_schema
-
-    app.openapi = described  # type: ignore[method-assign]
-
-
-def _with_problems(document: dict[str, Any]) -> dict[str, Any]:
+def with_problems(document: dict[str, Any]) -> dict[str, Any]:
+    """Make ``document`` say of errors what :mod:`api.problems` does."""
     for path, operations in document["paths"].items():
         for operation in operations.values():
             responses = operation["responses"]

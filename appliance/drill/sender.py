@@ -13,8 +13,8 @@ from collections import Counter
 import numpy as np
 from numpy.typing import NDArray
 
-from measure.datagrams import Stream
-from measure.sendlog import Load, SendLog
+from appliance.drill.datagrams import Stream
+from appliance.drill.sendlog import Load, SendLog
 
 PERIOD_NS = 1_000_000
 """From batch to batch."""
@@ -52,14 +52,18 @@ class Sender:
         rate: int,
         records: int = 2,
         template_seconds: float = 1,
+        device: str = "",
     ) -> None:
+        """``device``: the interface to send by, also to an address that this machine itself has."""
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            _bind_device(probe, device)
             probe.connect((address, port))
             source = probe.getsockname()[0]
         # not connected: ports that are closed for a time would make calls fail and break the pace
         self._socket = socket.socket(family, socket.SOCK_DGRAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
+        _bind_device(self._socket, device)
         self._socket.bind((source, 0))
         self._name = _name(family, address, port)
         count = len(protocols)
@@ -141,6 +145,11 @@ class Sender:
         """Nothing was sent: count why; the same datagrams are sent again."""
         self._errors[errno.errorcode.get(code, str(code))] += 1
         time.sleep(PERIOD_NS / 1e9)
+
+
+def _bind_device(sock: socket.socket, device: str) -> None:
+    if device:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
 
 
 def _name(family: socket.AddressFamily, address: str, port: int) -> NDArray[np.uint8]:

@@ -7,10 +7,15 @@ import os
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 
-from measure.streams import I64
+from appliance.drill.packed import MOST_DATAGRAMS, packed, unpacked
+from appliance.drill.streams import I64
+
+TICK_NS = 100_000
+"""Of times that are handed in."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,30 @@ class SendLog:
     def sent_wall_ns(self) -> I64:
         """The same by the clock that people and nodes have."""
         return np.repeat(self.wall_ns, self.datagrams)
+
+    def document(self) -> dict[str, Any]:
+        """In short, for a node: times to 0.1 ms, and the wall clock as the steady one shows it."""
+        return {
+            "load": asdict(self.load),
+            "errors": self.errors,
+            "begin_ns": int(self.wall_ns[0]) if len(self.wall_ns) else 0,
+            "ticks": packed((self.monotonic_ns - self.monotonic_ns[:1]) // TICK_NS),
+            "datagrams": packed(self.datagrams),
+        }
+
+    @classmethod
+    def read(cls, document: dict[str, Any]) -> Self:
+        """What :meth:`document` made; raises ValueError, KeyError or TypeError."""
+        load = dict(document["load"])
+        load["protocols"] = tuple(load["protocols"])
+        since = unpacked(document["ticks"]) * TICK_NS
+        datagrams = unpacked(document["datagrams"])
+        if len(since) != len(datagrams) or (datagrams < 0).any() or (np.diff(since) < 0).any():
+            raise ValueError("not what a sender writes")
+        if datagrams.sum() > MOST_DATAGRAMS:
+            raise ValueError(f"more than {MOST_DATAGRAMS} datagrams")
+        begin = int(document["begin_ns"])
+        return cls(Load(**load), since, begin + since, datagrams, dict(document["errors"]))
 
     def save(self, path: Path) -> None:
         """Write the file; whoever sees it sees all of it."""

@@ -1,0 +1,1 @@
+"""The audit log: who asked for which change, in files whose lines vouch for each other."""
