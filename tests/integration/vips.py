@@ -16,6 +16,9 @@ _OWN = f"tandem-{os.getpid()}"
 """What namespaces are called by: runs of tests do not disturb each other."""
 SWITCH = f"{_OWN}-switch"
 
+ADVERT_SECONDS = 0.4
+"""Three of them are missing before a VIP moves: this machine may be busy with other things."""
+
 
 def ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True, capture_output=True)
@@ -60,7 +63,7 @@ def instance(name: str, vrid: int, address: str) -> str:
     addresses = f"fe80::99:{vrid}/64\n{address}/128" if family == 6 else f"{address}/32"
     return (
         f"vrrp_instance {name}-{family} {{\nstate BACKUP\ninterface host0\n"
-        f"virtual_router_id {vrid}\npriority 254\nadvert_int 0.1\n"
+        f"virtual_router_id {vrid}\npriority 254\nadvert_int {ADVERT_SECONDS}\n"
         f"virtual_ipaddress {{\n{addresses}\n}}\n}}\n"
     )
 

@@ -89,11 +89,18 @@ def pair() -> Iterator[tuple[str, str]]:
     try:
         for name in NAMES:
             ip("netns", "add", name)
-        ip("-n", one, "link", "add", "eth", "type", "veth", "peer", "name", "eth", "netns", other)
+        macs = ["02:00:00:00:00:01", "02:00:00:00:00:02"]
+        ip("-n", one, "link", "add", "eth", "address", macs[0], "type", "veth",
+           "peer", "name", "eth", "address", macs[1], "netns", other)  # fmt: skip
         for i, name in enumerate(NAMES, 1):
             ip("-n", name, "address", "add", f"192.0.2.{i}/24", "dev", "eth")
             ip("-n", name, "address", "add", f"2001:db8::{i}/64", "dev", "eth", "nodad")
             ip("-n", name, "link", "set", "eth", "up")
+            # asking for each other's MACs takes IPv6 up to a second on a link that is new; only 256
+            # small datagrams wait for the answer
+            for address in (f"192.0.2.{3 - i}", f"2001:db8::{3 - i}"):
+                ip("-n", name, "neighbour", "replace", address, "lladdr", macs[2 - i],
+                   "dev", "eth", "nud", "permanent")  # fmt: skip
         yield NAMES
     finally:
         for name in NAMES:
