@@ -131,8 +131,6 @@ class Tracker:
             return "start", "no node had it"
         if gained and holder and (said := self._said(transition, holder)):
             return said
-        if transition.cause != "unknown":
-            return transition.cause, transition.detail
         suspect, order = (holder, _PEERS) if gained else (self._name, _OWN)
         near = [
             trouble
@@ -143,7 +141,11 @@ class Tracker:
             and seen >= transition.time_ns - (_PEERS_NS if trouble.told else _OWN_NS)
         ]
         found = min(near, key=lambda t: order.index(t.cause), default=None)
-        return (found.cause, found.detail) if found else ("unknown", "")
+        known = transition.cause
+        # a more telling cause may become known later
+        if found is None or (known in order and order.index(known) <= order.index(found.cause)):
+            return known, transition.detail
+        return found.cause, found.detail
 
     def _said(self, transition: Transition, holder: str) -> tuple[str, str] | None:
         """What ``holder`` itself says of why it lost what this node gained."""
