@@ -177,7 +177,7 @@ def test_a_worker_that_is_killed_is_replaced_before_anybody_is_told(healthy: Wat
         wait_for(lambda: healthy.document()["state"] == "killed", 5, "a gap")
         wait_for(lambda: healthy.document()["state"] == "ok", 25, "health")
     assert values == {0}
-    assert healthy.worker_pids() != [worker]
+    wait_for(lambda: healthy.worker_pids() not in ([], [worker]), 5, "another worker")
 
 
 def test_a_worker_that_hangs_for_good_is_replaced(node: Watched) -> None:
@@ -358,11 +358,10 @@ def test_load_is_no_illness_and_canaries_are_no_traffic(healthy: Watched) -> Non
     expected = 4 * traffic.count * RECORDS
     wait_for(lambda: healthy.stored() >= expected, 30, "everything stored")
     wait_for(lambda: all(s["balanced"] for s in healthy.node()["shards"]), 5, "balance")
-    time.sleep(1.2)
-    shards = healthy.node()["shards"]
-    assert all(s["canaries"] > 10 for s in shards)
-    (listener,) = healthy.node()["listeners"]
-    assert listener["datagrams"] == 4 * traffic.count
+    # what a worker says of its listeners can be some seconds old while it has much to do
+    wait_for(lambda: [x["datagrams"] for x in healthy.node()["listeners"]] == [4 * traffic.count],
+             10, lambda: str(healthy.node()["listeners"]))  # fmt: skip
+    assert all(s["canaries"] > 10 for s in healthy.node()["shards"])
     table = StateReader(healthy.data).ledger().table
     assert set(table["exporter"].to_pylist()) == {f"127.9.{i}.1" for i in range(4)}
     assert sum(table["datagrams_received"].to_pylist()) == 4 * traffic.count
