@@ -36,6 +36,10 @@ _ELSEWHERE: Final = {
         _INVENTORY,
     ),
     "data_dir": ("a collector cannot leave its data while it runs", "change it in the file"),
+    "drill": (
+        "which faults drills may make, and what is good enough, is not for those who do them",
+        _INVENTORY,
+    ),
     "elements": (
         "files with further elements are on each node, and no part of the settings",
         _INVENTORY,
