@@ -17,11 +17,13 @@ from lab.network import HOSTS
 from lab.shell import LabError
 from measure import iperf
 from measure.cluster import Cluster
-from measure.event import EVENTS, Event, measure
+from measure.event import EVENTS, SETTLE_SECONDS, Event, measure
 from measure.judgement import Limits
 
 IDLE = Event(lambda cluster, node: None, tail=6.0, moves=False)
 CASES = {"idle": IDLE, "switchover": EVENTS["switchover"], "node-kill": EVENTS["node-kill"]}
+SERVER = "iperf3-benchmark.service"
+"""As playbooks/benchmark.yml makes it."""
 SECONDS = 8.0
 """Of iperf3; the event is 2.5 s after its start."""
 
@@ -51,6 +53,10 @@ def _case(
 ) -> None:
     sys.stdout.write(f"{name} …\n")
     sys.stdout.flush()
+    cluster.wait(cluster.healthy, SETTLE_SECONDS, "the cluster is not healthy")
+    for node in cluster.nodes:
+        # a server whose client was cut off by the case before waits for it, and takes no other
+        node.call("systemctl", "restart", SERVER)
     with ThreadPoolExecutor(1) as beside:
         throughput = beside.submit(
             iperf.measure,
